@@ -1,0 +1,140 @@
+//! The configuration: Cinder's own file, or a store named on the command line, turned
+//! into typed and checked options, one set per backend.
+//!
+//! `ini` reads the syntax (oslo.config's), `options` lists the names and defaults,
+//! `scope` finds the value of an option and says where it stands, `value` turns text
+//! into numbers, paths and names, `drivers` builds the options of each driver,
+//! `assembly` puts it all together, `place` knows what holds without a file.
+//!
+//! Every mistake of the user ends in one error that names the file with the line, the
+//! section, the option, what is wrong with it and what is allowed.
+//!
+//! This room must not know any other, and it must not look into a store: whether a
+//! folder exists and may be written to is for its driver to say.
+
+mod assembly;
+mod drivers;
+mod ini;
+mod options;
+mod place;
+mod scope;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::Result;
+use ini::Document;
+use place::Homes;
+
+/// All that is configured. There is at least one backend, and no two share a name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// What holds for the whole program.
+    pub settings: Settings,
+    /// The backends, in the order of the file; that of `[DEFAULT]` comes first.
+    pub backends: Vec<Backend>,
+}
+
+/// What holds for the whole program.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// What cache, prefetch and writers may hold together, in bytes.
+    pub memory: u64,
+    /// The folder for what does not fit into memory and for what is kept across mounts.
+    pub spool_path: PathBuf,
+}
+
+/// One backup store: a folder in the root of the mount.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Backend {
+    /// Its name, fit to be the name of a folder and not beginning with a dot.
+    pub name: String,
+    /// How its store is reached.
+    pub driver: Driver,
+    /// What every backend has, whatever its driver.
+    pub common: Common,
+}
+
+/// Options that every backend has, whatever its driver.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Common {
+    /// For how long a listing of the store is taken for true.
+    pub list_ttl: Duration,
+    /// Whether backups may be added, but not deleted.
+    pub append_only: bool,
+}
+
+/// The driver of a backend, with its options.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Driver {
+    /// A folder of this machine.
+    Posix(Posix),
+}
+
+/// Options of the driver `posix`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Posix {
+    /// The folder that holds the store: an absolute path.
+    pub path: PathBuf,
+    /// How backups are cut into objects.
+    pub chunked: Chunked,
+}
+
+/// Options of every driver that stores a backup as a row of objects.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chunked {
+    /// How much of the volume one object holds, in bytes; a multiple of the next.
+    pub object_size: u64,
+    /// The unit in which changes are found, in bytes.
+    pub sha_block_size: u64,
+    /// The codec, as it is spelled in the file but in lower case, for it goes into the
+    /// metadata of each backup in this spelling.
+    pub compression: String,
+    /// The container for new backups; without one the driver makes a name for each.
+    pub container: Option<String>,
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// `NotFound` or `Denied` when it cannot be read, else `Invalid`.
+    pub fn load(path: &Path) -> Result<Self> {
+        assembly::of_document(&Document::read(path)?, &Homes::of_user())
+    }
+
+    /// Takes a store as the command line names it: a path, `posix:PATH` or
+    /// `file:///PATH`. It becomes the only backend, `local`, with Cinder's defaults.
+    ///
+    /// # Errors
+    /// `Invalid` when it is none of these.
+    pub fn from_store(spec: &str) -> Result<Self> {
+        assembly::of_folder(place::parse_store(spec)?, &Homes::of_user())
+    }
+
+    /// What holds without any file: the only backend is `local`, in
+    /// `$XDG_DATA_HOME/cinderfs`, else `~/.local/share/cinderfs`. Its folder need not
+    /// exist yet.
+    ///
+    /// # Errors
+    /// `Invalid` when neither variable says where that is.
+    pub fn default_local() -> Result<Self> {
+        let homes = Homes::of_user();
+        assembly::of_folder(homes.local_store()?, &homes)
+    }
+}
+
+impl Settings {
+    /// Reads an amount of memory: bytes, or a number with K, M, G, KiB, MiB or GiB. For
+    /// the mount option `memory`, which stands above the file.
+    ///
+    /// # Errors
+    /// `Invalid`.
+    pub fn parse_memory(text: &str) -> Result<u64> {
+        value::memory(text).map_err(|wrong| wrong.at("use option", "memory"))
+    }
+}

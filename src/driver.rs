@@ -1,0 +1,132 @@
+//! What a backup driver is: it lists the backups of one backend, opens them for
+//! reading, takes new ones and removes old ones.
+//!
+//! A driver knows Cinder's way of keeping backups in one kind of store. It must not
+//! know file names, inodes or anything else of the tree that a user sees. To add one:
+//! a module here and a line in [`build`].
+
+pub mod chunked;
+mod content;
+mod sink;
+
+pub use content::{Block, BlockKey, BlockSink, Content, Place, Source};
+pub use sink::{BackupSink, ChunkData, Description};
+
+use crate::budget::Budget;
+use crate::config;
+use crate::error::{Error, Result};
+use crate::format::Timestamp;
+pub use crate::store::Space;
+use async_trait::async_trait;
+use std::fmt::Debug;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// One finished backup, as a listing knows it.
+#[derive(Debug, Clone)]
+pub struct Backup {
+    /// The backup's id.
+    pub id: String,
+    /// The volume that was backed up.
+    pub volume_id: String,
+    /// The backup that this one is an increment on.
+    pub parent_id: Option<String>,
+    /// The user's name for it.
+    pub name: Option<String>,
+    /// The name is that of the file which was written: it is shown as it is.
+    pub written_as_file: bool,
+    /// The user's words on it.
+    pub description: Option<String>,
+    /// When it was made.
+    pub created_at: Option<Timestamp>,
+    /// Modification time, where a program set one.
+    pub modified: Option<SystemTime>,
+    /// Size of the whole image in bytes.
+    pub size: u64,
+    /// Bytes of the image that are not known to be zero; `None` until that is known.
+    pub data_bytes: Option<u64>,
+    /// Bytes that its own objects take in the store, where that is known.
+    pub stored_bytes: Option<u64>,
+    /// Number of its own chunks.
+    pub object_count: u64,
+    /// The codecs of its chunks, as Cinder spells them, joined by commas.
+    pub compression: String,
+    /// How many backups it is built on: 0 for a full one.
+    pub depth: u32,
+    /// Class path of the Cinder driver that restores it.
+    pub service: &'static str,
+    /// Cinder's `container`.
+    pub container: String,
+    /// Cinder's `service_metadata`.
+    pub service_metadata: String,
+    /// Why it cannot be read, when it cannot: it is listed all the same.
+    pub fault: Option<Error>,
+}
+
+impl Backup {
+    /// What a file system shows as the time of last modification.
+    pub fn modified_at(&self) -> SystemTime {
+        self.modified
+            .or(self.created_at.map(Timestamp::to_system))
+            .unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+}
+
+/// What can be changed of a finished backup. `None` leaves it as it is.
+#[derive(Debug, Clone, Default)]
+pub struct Change {
+    /// A new name, that of a file.
+    pub name: Option<String>,
+    /// A new description; the inner `None` removes it.
+    pub description: Option<Option<String>>,
+    /// A new modification time.
+    pub modified: Option<SystemTime>,
+}
+
+/// One backend.
+#[async_trait]
+pub trait BackupDriver: Send + Sync + Debug {
+    /// Ids of all volumes that have a finished backup, sorted.
+    async fn volumes(&self) -> Result<Vec<String>>;
+
+    /// The finished backups of a volume, in no particular order. May be as old as the
+    /// backend's `list_ttl`, but what this driver itself changed shows at once.
+    async fn backups(&self, volume_id: &str) -> Result<Vec<Arc<Backup>>>;
+
+    /// Opens a backup for reading: its chain is resolved here, once.
+    async fn open(&self, backup: &Backup) -> Result<Arc<dyn Content>>;
+
+    /// Begins a new full backup of a volume.
+    async fn create(&self, volume_id: &str) -> Result<Arc<dyn BackupSink>>;
+
+    /// Changes name, description or time of a backup, and gives it as it is then.
+    async fn update(&self, backup: &Backup, change: Change) -> Result<Arc<Backup>>;
+
+    /// Deletes a backup. `Dependents` while others build on it.
+    async fn delete(&self, backup: &Backup) -> Result<()>;
+
+    /// How much room there is, where the store can tell.
+    async fn space(&self) -> Result<Option<Space>>;
+}
+
+/// What every driver is given to work with.
+#[derive(Debug, Clone)]
+pub struct Resources {
+    /// The one memory budget.
+    pub budget: Arc<Budget>,
+    /// The folder for what does not fit into memory.
+    pub spool_path: PathBuf,
+}
+
+/// The driver of a configured backend.
+///
+/// # Errors
+/// When its store cannot be used as configured.
+pub fn build(backend: &config::Backend, resources: &Resources) -> Result<Arc<dyn BackupDriver>> {
+    Ok(match &backend.driver {
+        config::Driver::Posix(options) => {
+            Arc::new(chunked::posix(options, &backend.common, resources)?)
+        }
+    })
+}

@@ -1,0 +1,300 @@
+//! Cinder's chunked drivers: posix and, over other stores, nfs, glusterfs and swift.
+//!
+//! A volume is cut into objects, each compressed by itself; metadata says which object
+//! holds what, and a list of hashes what every block must be.
+
+mod catalog;
+mod digest;
+mod hashlist;
+mod image;
+mod object;
+mod writer;
+
+use super::{Backup, BackupDriver, BackupSink, Change, Content, Resources, Space};
+use crate::codec::Codec;
+use crate::config;
+use crate::error::{Error, Kind, Result};
+use crate::format::{BackupName, Layer, Layout, Metadata, resolve};
+use crate::store::{ObjectStore, posix::PosixStore};
+use async_trait::async_trait;
+use catalog::Catalog;
+use hashlist::HashList;
+use image::{ChunkedImage, OpenObjects, Part};
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+use std::time::Duration;
+use writer::ChunkedSink;
+
+/// How a chunked driver keeps what it writes, and how it reads.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Class path of the Cinder driver whose backups these are.
+    pub service: &'static str,
+    /// How containers and objects are named.
+    pub layout: Layout,
+    /// The container of new backups, where the layout's own choice is overridden.
+    pub container: Option<String>,
+    /// Bytes of the volume in each object.
+    pub object_size: u64,
+    /// Bytes of the volume that each hash stands for.
+    pub sha_block_size: u64,
+    /// How new objects are compressed.
+    pub codec: Codec,
+    /// The codec as configured: Cinder notes that spelling.
+    pub compression: String,
+    /// How old a listing may be.
+    pub list_ttl: Duration,
+    /// Nothing may be deleted.
+    pub append_only: bool,
+}
+
+/// A chunked driver over any store.
+pub struct ChunkedDriver {
+    shared: Arc<Shared>,
+}
+
+/// What a driver and its backups in the making both need.
+struct Shared {
+    store: Arc<dyn ObjectStore>,
+    options: Options,
+    resources: Resources,
+    catalog: Catalog,
+    objects: Arc<OpenObjects>,
+}
+
+/// The driver of Cinder's `PosixBackupDriver`.
+///
+/// # Errors
+/// When the folder is missing or cannot be read.
+pub fn posix(
+    options: &config::Posix,
+    common: &config::Common,
+    resources: &Resources,
+) -> Result<ChunkedDriver> {
+    let store = PosixStore::open(&options.path)?;
+    let chunked = &options.chunked;
+    let codec = Codec::from_option(&chunked.compression).ok_or_else(|| {
+        let codec = chunked.compression.clone();
+        Error::new(
+            Kind::Invalid,
+            "use backup_compression_algorithm",
+            codec,
+            "unknown codec",
+        )
+    })?;
+    let options = Options {
+        service: "cinder.backup.drivers.posix.PosixBackupDriver",
+        layout: Layout::Posix,
+        container: chunked.container.clone(),
+        object_size: chunked.object_size,
+        sha_block_size: chunked.sha_block_size,
+        codec,
+        compression: chunked.compression.clone(),
+        list_ttl: common.list_ttl,
+        append_only: common.append_only,
+    };
+    Ok(ChunkedDriver::new(Arc::new(store), options, resources))
+}
+
+impl ChunkedDriver {
+    /// A driver that keeps backups in `store`.
+    pub fn new(store: Arc<dyn ObjectStore>, options: Options, resources: &Resources) -> Self {
+        let catalog = Catalog::new(&store, &options);
+        Self {
+            shared: Arc::new(Shared {
+                store,
+                options,
+                resources: resources.clone(),
+                catalog,
+                objects: Arc::default(),
+            }),
+        }
+    }
+
+    fn refuse_if_append_only(&self, backup: &Backup) -> Result<()> {
+        if !self.shared.options.append_only {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Sealed,
+            "delete",
+            format!("backup {}", backup.id),
+            "the backend is append_only",
+        ))
+    }
+}
+
+impl Debug for ChunkedDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ChunkedDriver over {:?}", self.shared.store)
+    }
+}
+
+impl Shared {
+    async fn read_metadata(&self, name: &BackupName) -> Result<Metadata> {
+        Metadata::parse(
+            name,
+            &catalog::read_metadata_text(self.store.as_ref(), name).await?,
+        )
+    }
+}
+
+#[async_trait]
+impl BackupDriver for ChunkedDriver {
+    async fn volumes(&self) -> Result<Vec<String>> {
+        self.shared.catalog.volumes().await
+    }
+
+    async fn backups(&self, volume_id: &str) -> Result<Vec<Arc<Backup>>> {
+        self.shared.catalog.backups(volume_id).await
+    }
+
+    async fn open(&self, backup: &Backup) -> Result<Arc<dyn Content>> {
+        if let Some(fault) = &backup.fault {
+            return Err(fault.clone());
+        }
+        let within = |e: Error| e.within(format!("backup {}", backup.id));
+        let shared = &self.shared;
+        let chain = shared.catalog.chain(backup).await?;
+        let (mut parts, mut layers) = (Vec::new(), Vec::new());
+        for name in &chain {
+            let metadata = shared.read_metadata(name).await.map_err(within)?;
+            layers.push(
+                (parts.len()..)
+                    .zip(&metadata.objects)
+                    .map(|(object, entry)| Layer {
+                        object,
+                        offset: entry.offset,
+                        length: entry.length,
+                    })
+                    .collect(),
+            );
+            let own = metadata.objects.into_iter();
+            parts.extend(own.map(|entry| Part {
+                name: Arc::clone(name),
+                entry,
+            }));
+        }
+        let extents = resolve(layers, backup.size);
+        let hashes = match chain.first() {
+            Some(newest) => HashList::open(&shared.store, newest)
+                .await
+                .map_err(within)?,
+            None => None,
+        };
+        if let Some(list) = &hashes
+            && list.count() != backup.size.div_ceil(list.block_size())
+        {
+            let reason = format!(
+                "it has {} hashes of {} bytes for an image of {}",
+                list.count(),
+                list.block_size(),
+                backup.size
+            );
+            return Err(Error::corrupt(
+                "open",
+                format!("the hashes of backup {}", backup.id),
+                reason,
+            ));
+        }
+        Ok(Arc::new(ChunkedImage::new(
+            &backup.id,
+            backup.size,
+            &shared.store,
+            &shared.objects,
+            parts,
+            extents,
+            hashes,
+        )))
+    }
+
+    async fn create(&self, volume_id: &str) -> Result<Arc<dyn BackupSink>> {
+        Ok(Arc::new(ChunkedSink::new(&self.shared, volume_id)?))
+    }
+
+    async fn update(&self, backup: &Backup, change: Change) -> Result<Arc<Backup>> {
+        let shared = &self.shared;
+        let name = shared.catalog.name_of(backup).await?;
+        let text = catalog::read_metadata_text(shared.store.as_ref(), &name).await?;
+        let mut metadata = Metadata::parse(&name, &text)?;
+        if let Some(file) = change.name {
+            metadata.backup_name = Some(file);
+            metadata.own.file = true;
+        }
+        if let Some(description) = change.description {
+            metadata.backup_description = description;
+        }
+        if let Some(modified) = change.modified {
+            metadata.own.set_modified(modified);
+        }
+        let text = metadata.rewrite(&name, &text)?;
+        let body = crate::store::Body::Bytes(text.into());
+        shared
+            .store
+            .put(&name.container, &name.metadata(), body)
+            .await?;
+        shared.store.sync(&name.container).await?;
+        shared.catalog.changed(&name).await;
+        shared.catalog.backup(&name).await
+    }
+
+    async fn delete(&self, backup: &Backup) -> Result<()> {
+        self.refuse_if_append_only(backup)?;
+        let shared = &self.shared;
+        let name = shared.catalog.name_of(backup).await?;
+        // What another program has built on it in the last seconds counts, too.
+        shared.catalog.forget_listing().await;
+        let children: Vec<String> = shared
+            .catalog
+            .backups(&backup.volume_id)
+            .await?
+            .iter()
+            .filter(|other| other.parent_id.as_ref() == Some(&backup.id))
+            .map(|other| other.id.clone())
+            .collect();
+        if !children.is_empty() {
+            return Err(Error::new(
+                Kind::Dependents,
+                "delete",
+                format!("backup {}", backup.id),
+                format!(
+                    "incremental backups are built on it: {}",
+                    children.join(", ")
+                ),
+            )
+            .advise("delete those first"));
+        }
+        delete_objects(shared, &name).await?;
+        shared.catalog.removed(&name).await;
+        Ok(())
+    }
+
+    async fn space(&self) -> Result<Option<Space>> {
+        self.shared.store.space().await
+    }
+}
+
+/// Removes all objects of a backup, the one that makes it exist first: what is left
+/// after a crash is then no backup, and `gc` finds it.
+async fn delete_objects(shared: &Shared, name: &BackupName) -> Result<()> {
+    let store = &shared.store;
+    let missing_is_fine = |result: Result<()>| match result {
+        Err(e) if e.kind() == Kind::NotFound => Ok(()),
+        other => other,
+    };
+    missing_is_fine(store.delete(&name.container, &name.metadata()).await)?;
+    missing_is_fine(store.sync(&name.container).await)?;
+    let clear = async {
+        for entry in store.list(&name.container, &name.prefix).await? {
+            missing_is_fine(store.delete(&name.container, &entry.name).await)?;
+        }
+        store.remove_container(&name.container).await
+    };
+    if let Err(e) = clear.await {
+        tracing::warn!(
+            "backup {} is deleted, but parts of it are left: {e}",
+            name.backup_id
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! The hashes of an image's blocks, read from its `_sha256file` a page at a time.
+
+use crate::error::{Error, Result};
+use crate::format::{BackupName, Digest, HashListHeader, HashListTail, parse_sha256_entries};
+use crate::store::{ObjectStore, read_whole};
+use crate::{error::Kind, format::to_hex};
+use lru::LruCache;
+use serde::Deserialize;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Hashes on a page: 128 KiB of them, and 288 KiB of text.
+const PAGE: u64 = 4096;
+/// Pages kept of one list: 4 MiB, which cover 4 GiB of an image at Cinder's block size.
+const PAGES_KEPT: NonZeroUsize = NonZeroUsize::new(32).unwrap();
+/// How much is read to find the list in the file: ids, a name of 255 characters and
+/// a description of as many, each up to twelve bytes, stand before it.
+const HEAD_BYTES: u64 = 8 << 10;
+const TAIL_BYTES: u64 = 2 << 10;
+/// A list that Cinder's `json.dumps` did not write is parsed whole, up to this size.
+const LARGEST_FOREIGN: u64 = 16 << 20;
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct HashList {
+    store: Arc<dyn ObjectStore>,
+    name: BackupName,
+    /// Bytes that each hash stands for.
+    block_size: u64,
+    /// Number of hashes.
+    count: u64,
+    text: Text,
+    pages: Mutex<LruCache<u64, Arc<Vec<Digest>>>>,
+}
+
+#[derive(Debug)]
+enum Text {
+    /// Entries stand at a fixed distance from the first one on.
+    Regular { first: u64, stride: u64 },
+    /// The whole list, from a file that another program wrote.
+    Whole(Vec<Digest>),
+}
+
+#[derive(Deserialize)]
+struct Foreign {
+    chunk_size: u64,
+    sha256s: Vec<String>,
+}
+
+impl HashList {
+    /// Opens the list of a backup; `None` when it has none.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is none; those of the store.
+    pub async fn open(store: &Arc<dyn ObjectStore>, name: &BackupName) -> Result<Option<Self>> {
+        let object = name.sha256file();
+        let size = match store.stat(&name.container, &object).await {
+            Err(e) if e.kind() == Kind::NotFound => return Ok(None),
+            other => other?.size,
+        };
+        let head = store.read(&name.container, &object, 0..HEAD_BYTES).await?;
+        let tail_at = size.saturating_sub(TAIL_BYTES);
+        let tail = store.read(&name.container, &object, tail_at..size).await?;
+        let (block_size, count, text) = match regular(&head, &tail, tail_at) {
+            Some(found) => found,
+            None => foreign(store.as_ref(), name).await?,
+        };
+        Ok(Some(Self {
+            store: Arc::clone(store),
+            name: name.clone(),
+            block_size,
+            count,
+            text,
+            pages: Mutex::new(LruCache::new(PAGES_KEPT)),
+        }))
+    }
+
+    /// Bytes that each hash stands for (all but the last).
+    pub fn block_size(&self) -> u64 {
+        self.block_size
+    }
+
+    /// Number of hashes.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The hash of block `index`, if it is at hand.
+    pub fn peek(&self, index: u64) -> Option<Digest> {
+        match &self.text {
+            Text::Whole(list) => list.get(usize::try_from(index).ok()?).copied(),
+            Text::Regular { .. } => {
+                let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+                pages
+                    .get(&(index / PAGE))?
+                    .get((index % PAGE) as usize)
+                    .copied()
+            }
+        }
+    }
+
+    /// Makes the hashes of a range of blocks available to [`HashList::peek`].
+    ///
+    /// # Errors
+    /// `Corrupt` when an entry is no hash; those of the store.
+    pub async fn load(&self, blocks: Range<u64>) -> Result<()> {
+        let Text::Regular { .. } = self.text else {
+            return Ok(());
+        };
+        let end = blocks.end.min(self.count);
+        if blocks.start >= end {
+            return Ok(());
+        }
+        for page in blocks.start / PAGE..=(end - 1) / PAGE {
+            self.page(page).await?;
+        }
+        Ok(())
+    }
+
+    /// One page of hashes, for who goes through all of them.
+    ///
+    /// # Errors
+    /// As [`HashList::load`].
+    pub async fn page(&self, page: u64) -> Result<Arc<Vec<Digest>>> {
+        let (first, stride) = match &self.text {
+            Text::Regular { first, stride } => (*first, *stride),
+            Text::Whole(list) => {
+                let from = list
+                    .chunks(PAGE as usize)
+                    .nth(usize::try_from(page).unwrap_or(usize::MAX));
+                return Ok(Arc::new(from.unwrap_or_default().to_vec()));
+            }
+        };
+        let known = self
+            .pages
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&page)
+            .cloned();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let from = page * PAGE;
+        let count = PAGE.min(self.count.saturating_sub(from));
+        let at = first + from * stride;
+        // The last entry has no next one: read up to its closing quote.
+        let end = at + count.saturating_sub(1) * stride + 66;
+        let text = self
+            .store
+            .read(&self.name.container, &self.name.sha256file(), at..end)
+            .await?;
+        let digests = parse_sha256_entries(&text, stride, count as usize).ok_or_else(|| {
+            let reason = format!(
+                "an entry among hashes {from} to {} is no sha256",
+                from + count
+            );
+            Error::corrupt("read", self.name.sha256file(), reason)
+        })?;
+        let digests = Arc::new(digests);
+        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        pages.put(page, Arc::clone(&digests));
+        Ok(digests)
+    }
+
+    /// Number of pages.
+    pub fn pages(&self) -> u64 {
+        self.count.div_ceil(PAGE)
+    }
+
+    /// What to say when block `index` is not what its hash says.
+    pub fn mismatch(&self, index: u64) -> String {
+        let expected = self
+            .peek(index)
+            .map_or_else(|| "?".into(), |digest| to_hex(&digest));
+        format!(
+            "block {index} of the image does not have the sha256 {expected} of the backup's list"
+        )
+    }
+}
+
+fn regular(head: &[u8], tail: &[u8], tail_at: u64) -> Option<(u64, u64, Text)> {
+    let header = HashListHeader::parse(head)?;
+    let count = match HashListTail::parse(tail, tail_at) {
+        None => (header.stride == 0).then_some(0)?,
+        Some(tail) if header.stride == 0 => (tail.last == header.first).then_some(1)?,
+        Some(tail) => {
+            let distance = tail.last.checked_sub(header.first)?;
+            (distance % header.stride == 0).then_some(distance / header.stride + 1)?
+        }
+    };
+    let text = Text::Regular {
+        first: header.first,
+        stride: header.stride,
+    };
+    Some((header.block_size, count, text))
+}
+
+async fn foreign(store: &dyn ObjectStore, name: &BackupName) -> Result<(u64, u64, Text)> {
+    let corrupt = |reason: String| Error::corrupt("read", name.sha256file(), reason);
+    let text = read_whole(store, &name.container, &name.sha256file(), LARGEST_FOREIGN).await?;
+    let list: Foreign = serde_json::from_slice(&text).map_err(|e| corrupt(e.to_string()))?;
+    if list.chunk_size == 0 {
+        return Err(corrupt("chunk_size is 0".into()));
+    }
+    let digests: Option<Vec<Digest>> = list
+        .sha256s
+        .iter()
+        .map(|hex| crate::format::from_hex(hex.as_bytes()))
+        .collect();
+    let digests = digests.ok_or_else(|| corrupt("an entry is no sha256".into()))?;
+    Ok((list.chunk_size, digests.len() as u64, Text::Whole(digests)))
+}

@@ -1,0 +1,100 @@
+//! A backup in the making, as a driver takes it: chunk by chunk, in any order.
+
+use super::Backup;
+use crate::error::{Error, Result};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// The data of a chunk.
+#[derive(Debug, Clone)]
+pub enum ChunkData {
+    /// That many zero bytes.
+    Zero(u64),
+    /// Bytes in memory.
+    Memory(Bytes),
+    /// The first bytes of a spool file, that many.
+    Spooled(Arc<File>, u64),
+}
+
+impl ChunkData {
+    /// Length in bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Zero(length) | Self::Spooled(_, length) => *length,
+            Self::Memory(bytes) => bytes.len() as u64,
+        }
+    }
+
+    /// Whether there are no bytes at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Fills `target` from `offset` on; all of it must lie within the chunk. Blocks.
+    ///
+    /// # Errors
+    /// Those of reading the spool file.
+    pub fn read_at(&self, offset: u64, target: &mut [u8]) -> Result<()> {
+        match self {
+            Self::Zero(_) => target.fill(0),
+            Self::Memory(bytes) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX);
+                let end = start.saturating_add(target.len());
+                let Some(from) = bytes.get(start..end) else {
+                    return Err(Error::corrupt("read", "a chunk buffer", "beyond its end"));
+                };
+                target.copy_from_slice(from);
+            }
+            Self::Spooled(file, _) => file
+                .read_exact_at(target, offset)
+                .map_err(|e| Error::io("read", "the spool", &e))?,
+        }
+        Ok(())
+    }
+}
+
+/// What a user says of a backup.
+#[derive(Debug, Clone)]
+pub struct Description {
+    /// The name of the file that was written.
+    pub name: String,
+    /// The user's words.
+    pub description: Option<String>,
+    /// Modification time, where a program set one.
+    pub modified: Option<SystemTime>,
+}
+
+/// A backup that is being written. Chunks may be stored at the same time, but no two
+/// calls for the same chunk.
+#[async_trait]
+pub trait BackupSink: Send + Sync {
+    /// The id that the backup will have.
+    fn backup_id(&self) -> &str;
+
+    /// Size of every chunk but the last, in bytes. Chunk `i` begins at `i` times that.
+    fn chunk_size(&self) -> u64;
+
+    /// Stores chunk `index`, in place of what it held. Durable when it returns, though
+    /// no part of a listed backup before [`BackupSink::publish`].
+    async fn store(&self, index: u64, data: ChunkData) -> Result<()>;
+
+    /// What chunk `index` holds: what was stored last. Chunks that never were hold
+    /// nothing.
+    async fn load(&self, index: u64) -> Result<Option<ChunkData>>;
+
+    /// Forgets chunk `index`.
+    async fn remove(&self, index: u64) -> Result<()>;
+
+    /// Makes an image of `size` bytes out of the chunks (those that were never stored
+    /// are zeros, and the last one must be as long as `size` says) and lists it as a
+    /// finished backup. When it returns, all of it is durable. It may be called again
+    /// after further changes.
+    async fn publish(&self, size: u64, description: &Description) -> Result<Arc<Backup>>;
+
+    /// Removes everything that was stored, published or not.
+    async fn discard(&self) -> Result<()>;
+}

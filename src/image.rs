@@ -1,0 +1,15 @@
+//! The bytes of one backup: read through the shared cache, written chunk by chunk.
+//!
+//! This room knows offsets, blocks and chunks. It must not know file names, inodes or
+//! FUSE, nor Cinder's format.
+
+mod buffer;
+mod cache;
+mod prefetch;
+mod reader;
+mod writer;
+
+pub use buffer::Buffers;
+pub use cache::BlockCache;
+pub use reader::ImageReader;
+pub use writer::ImageWriter;

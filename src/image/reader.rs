@@ -1,0 +1,259 @@
+//! Reading a finished backup: blocks from the cache or from the driver, each checked
+//! against what this backup says it must be before a byte of it is given out.
+
+use super::cache::{BlockCache, Claim, Flight};
+use super::prefetch::Prefetch;
+use crate::driver::{Block, BlockKey, BlockSink, Content, Place, Source};
+use crate::error::{Error, Result};
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// See the module's page.
+pub struct ImageReader {
+    content: Arc<dyn Content>,
+    cache: Arc<BlockCache>,
+    prefetch: Prefetch,
+    /// The last failure that was logged: a program that tries again and again, or a
+    /// kernel that reads ahead, does not fill the log.
+    logged: Mutex<Option<String>>,
+}
+
+/// Claims that are given up when whoever made them goes away.
+struct Claims<'a> {
+    cache: &'a BlockCache,
+    keys: Vec<BlockKey>,
+}
+
+impl Drop for Claims<'_> {
+    fn drop(&mut self) {
+        // Those that were put meanwhile are no claims any more.
+        self.cache.give_up(&self.keys, None);
+    }
+}
+
+/// A block that is claimed, and where in the image it was wanted.
+struct Wanted {
+    key: BlockKey,
+    range: Range<u64>,
+}
+
+impl ImageReader {
+    /// Reads `content` through `cache`. Call it within the runtime.
+    pub fn new(content: Arc<dyn Content>, cache: &Arc<BlockCache>) -> Arc<Self> {
+        Arc::new(Self {
+            content,
+            cache: Arc::clone(cache),
+            prefetch: Prefetch::new(cache.capacity()),
+            logged: Mutex::default(),
+        })
+    }
+
+    /// Size of the image in bytes.
+    pub fn size(&self) -> u64 {
+        self.content.size()
+    }
+
+    /// Bytes that are not known to be zero.
+    ///
+    /// # Errors
+    /// Those of reading the list of hashes.
+    pub async fn data_bytes(&self) -> Result<u64> {
+        self.content.data_bytes().await.inspect_err(|e| self.log(e))
+    }
+
+    /// The first data, or hole, at or behind `offset`.
+    ///
+    /// # Errors
+    /// Those of reading the list of hashes.
+    pub async fn seek(&self, offset: u64, hole: bool) -> Result<Option<u64>> {
+        self.content
+            .seek(offset, hole)
+            .await
+            .inspect_err(|e| self.log(e))
+    }
+
+    fn clip(&self, offset: u64, length: u64) -> Range<u64> {
+        let end = offset.saturating_add(length).min(self.size());
+        offset.min(end)..end
+    }
+
+    /// What the cache has at once; `None` when something would have to be waited for.
+    pub fn try_read(self: &Arc<Self>, offset: u64, length: u64) -> Option<Vec<u8>> {
+        let range = self.clip(offset, length);
+        let data = self.assemble(&range, |key| self.cache.get(key))?.ok()?;
+        self.read_ahead(&range);
+        Some(data)
+    }
+
+    /// The bytes at `offset`, fewer than `length` only at the end of the image.
+    ///
+    /// # Errors
+    /// `Corrupt` for whatever is not what the backup says; those of the store.
+    pub async fn read(self: &Arc<Self>, offset: u64, length: u64) -> Result<Vec<u8>> {
+        let range = self.clip(offset, length);
+        self.read_ahead(&range);
+        self.read_checked(&range).await.inspect_err(|e| self.log(e))
+    }
+
+    async fn read_checked(&self, range: &Range<u64>) -> Result<Vec<u8>> {
+        let mut blocks = HashMap::new();
+        self.gather(range.clone(), &mut blocks).await?;
+        match self.assemble(range, |key| blocks.get(key).cloned()) {
+            Some(Ok(data)) => Ok(data),
+            // Perhaps only what lay in memory was bad: take it from the store again.
+            _ => {
+                for key in blocks.keys() {
+                    self.cache.remove(key);
+                }
+                blocks.clear();
+                self.gather(range.clone(), &mut blocks).await?;
+                let again = self.assemble(range, |key| blocks.get(key).cloned());
+                let bad_at = match again {
+                    Some(Ok(data)) => return Ok(data),
+                    Some(Err(bad_at)) => bad_at,
+                    None => range.start,
+                };
+                for key in blocks.keys() {
+                    self.cache.remove(key);
+                }
+                Err(self.content.damage(bad_at))
+            }
+        }
+    }
+
+    /// Puts a range together from `blocks`. `None` when one is missing, `Some(Err(at))`
+    /// when what is at `at` is not what this backup says.
+    fn assemble(
+        &self,
+        range: &Range<u64>,
+        blocks: impl Fn(&BlockKey) -> Option<Block>,
+    ) -> Option<Result<Vec<u8>, u64>> {
+        let length = usize::try_from(range.end - range.start).ok()?;
+        let mut data = Vec::with_capacity(length);
+        let mut at = range.start;
+        while at < range.end {
+            let mut place = self.content.locate(at);
+            place.length = place.length.min(range.end - at);
+            if place.length == 0 {
+                return Some(Err(at));
+            }
+            match place.source {
+                Source::Zero => data.resize(data.len() + place.length as usize, 0),
+                // After `prepare`, what is still unknown is held by no object.
+                Source::Unknown => return Some(Err(at)),
+                Source::Block(key, within) => {
+                    let block = blocks(&key)?;
+                    match self.content.admits(at, &place, &block) {
+                        Some(true) => {}
+                        Some(false) => return Some(Err(at)),
+                        None => return None,
+                    }
+                    let start = within as usize;
+                    data.extend_from_slice(block.bytes.get(start..start + place.length as usize)?);
+                }
+            }
+            at += place.length;
+        }
+        Some(Ok(data))
+    }
+
+    /// Makes all blocks of a range available in `blocks`.
+    async fn gather(&self, range: Range<u64>, blocks: &mut HashMap<BlockKey, Block>) -> Result<()> {
+        self.content.prepare(range.clone()).await?;
+        loop {
+            let mut claims = Claims {
+                cache: &self.cache,
+                keys: Vec::new(),
+            };
+            let mut mine: Vec<Wanted> = Vec::new();
+            let mut waits: Vec<(BlockKey, Arc<Flight>)> = Vec::new();
+            let mut at = range.start;
+            while at < range.end {
+                let Place { source, length } = self.content.locate(at);
+                let end = (at + length.max(1)).min(range.end);
+                if let Source::Block(key, _) = source
+                    && !blocks.contains_key(&key)
+                    && mine.last().is_none_or(|wanted| wanted.key != key)
+                {
+                    match self.cache.claim(&key) {
+                        Claim::Hit(block) => {
+                            blocks.insert(key, block);
+                        }
+                        Claim::Wait(flight) => waits.push((key, flight)),
+                        Claim::Mine => {
+                            claims.keys.push(key);
+                            mine.push(Wanted {
+                                key,
+                                range: at..end,
+                            });
+                        }
+                    }
+                }
+                at = end;
+            }
+            for run in runs(&mine) {
+                match self.content.fetch(run, self.cache.as_ref()).await {
+                    Ok(fetched) => blocks.extend(fetched),
+                    Err(e) => {
+                        self.cache.give_up(&claims.keys, Some(&e));
+                        return Err(e);
+                    }
+                }
+            }
+            drop(claims);
+            let mut again = false;
+            for (key, flight) in waits {
+                match flight.land().await {
+                    Ok(block) => {
+                        blocks.insert(key, block);
+                    }
+                    Err(Some(e)) => return Err(e),
+                    Err(None) => again = true,
+                }
+            }
+            if !again {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Decodes a range into the cache, for nobody in particular.
+    pub(super) async fn warm(&self, range: Range<u64>) -> Result<()> {
+        self.gather(range, &mut HashMap::new()).await
+    }
+
+    pub(super) fn content(&self) -> &dyn Content {
+        self.content.as_ref()
+    }
+
+    fn read_ahead(self: &Arc<Self>, range: &Range<u64>) {
+        self.prefetch.note(range);
+        self.prefetch.run(self);
+    }
+
+    pub(super) fn prefetch(&self) -> &Prefetch {
+        &self.prefetch
+    }
+
+    fn log(&self, error: &Error) {
+        let text = error.to_string();
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.as_ref() != Some(&text) {
+            tracing::error!("{text}");
+            *logged = Some(text);
+        }
+    }
+}
+
+/// Adjoining ranges of the image, each to be fetched in one go.
+fn runs(wanted: &[Wanted]) -> Vec<Range<u64>> {
+    let mut runs: Vec<Range<u64>> = Vec::new();
+    for next in wanted {
+        match runs.last_mut() {
+            Some(run) if run.end == next.range.start => run.end = next.range.end,
+            _ => runs.push(next.range.clone()),
+        }
+    }
+    runs
+}

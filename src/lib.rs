@@ -1,0 +1,17 @@
+//! cinderfs: OpenStack Cinder's volume backups as files.
+//!
+//! The program is made of rooms, and calls go one way: `cli` wires them all; `fuse`
+//! calls `tree`, which calls `image`, which calls `driver`, which calls `format`,
+//! `codec` and `store`. `error`, `budget`, `spool` and `task` may be used by all. A test
+//! (`tests/layering.rs`) keeps it so.
+
+pub mod budget;
+pub mod codec;
+pub mod config;
+pub mod driver;
+pub mod error;
+pub mod format;
+pub mod image;
+pub mod spool;
+pub mod store;
+pub mod task;

@@ -1,0 +1,162 @@
+//! Where objects are kept: named bytes in named containers.
+//!
+//! An [`ObjectStore`] knows nothing of backups, chunks or codecs. To add one: a file
+//! here, and a line that runs the conformance suite (`tests/store_conformance.rs`).
+
+pub mod fault;
+pub mod memory;
+pub mod posix;
+
+use crate::error::{Error, Kind, Result};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::fmt::Debug;
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+/// The content of an object to be stored.
+#[derive(Debug, Clone)]
+pub enum Body {
+    /// Bytes in memory.
+    Bytes(Bytes),
+    /// The first `length` bytes of a file.
+    File {
+        /// The file; it is read at offsets, its position does not matter.
+        file: Arc<File>,
+        /// How much of it to store, in bytes.
+        length: u64,
+    },
+}
+
+impl Body {
+    /// How many bytes it is.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File { length, .. } => *length,
+        }
+    }
+
+    /// Whether it is no bytes at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Gives the content to `sink`, a piece at a time. Blocks.
+    ///
+    /// # Errors
+    /// Those of `sink`, and of reading the file.
+    pub fn pieces(
+        &self,
+        mut sink: impl FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
+        match self {
+            Self::Bytes(bytes) => sink(bytes),
+            Self::File { file, length } => {
+                let mut buffer = vec![0; (1 << 20).min(*length) as usize];
+                let mut at = 0;
+                while at < *length {
+                    let want = (buffer.len() as u64).min(length - at) as usize;
+                    let Some(piece) = buffer.get_mut(..want) else {
+                        break;
+                    };
+                    file.read_exact_at(piece, at)?;
+                    sink(piece)?;
+                    at += want as u64;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// One line of a listing.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// The object's name in its container.
+    pub name: String,
+    /// Changes whenever the content does; `None` where a listing does not tell and
+    /// [`ObjectStore::stat`] must be asked.
+    pub version: Option<String>,
+}
+
+/// What is known of one object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    /// Size in bytes.
+    pub size: u64,
+    /// Changes whenever the content does.
+    pub version: String,
+}
+
+/// Room in a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// All of it, in bytes.
+    pub total: u64,
+    /// What is free for us, in bytes.
+    pub free: u64,
+}
+
+/// Named bytes in named containers. Container names may have slashes in some stores.
+///
+/// Errors: `NotFound` for a missing container or object, `Denied` and `ReadOnly` when
+/// the store does not let us, `NoSpace`, `Unavailable` and `TimedOut`.
+#[async_trait]
+pub trait ObjectStore: Send + Sync + Debug {
+    /// Every container that holds an object whose name begins with `prefix`, sorted.
+    async fn containers(&self, prefix: &str) -> Result<Vec<String>>;
+
+    /// The objects of `container` whose names begin with `prefix`, sorted by name.
+    /// A container that does not exist has none.
+    async fn list(&self, container: &str, prefix: &str) -> Result<Vec<Entry>>;
+
+    /// Size and version of an object.
+    async fn stat(&self, container: &str, name: &str) -> Result<Stat>;
+
+    /// The bytes of an object in `range`, cut off at its end: fewer bytes than asked
+    /// for mean that it ends there.
+    async fn read(&self, container: &str, name: &str, range: Range<u64>) -> Result<Bytes>;
+
+    /// Stores an object whole, in place of one of that name. When it returns, the
+    /// content is durable; the name is so after [`ObjectStore::sync`].
+    async fn put(&self, container: &str, name: &str, body: Body) -> Result<()>;
+
+    /// Makes the names in `container`, and the container itself, durable.
+    async fn sync(&self, container: &str) -> Result<()>;
+
+    /// Removes an object.
+    async fn delete(&self, container: &str, name: &str) -> Result<()>;
+
+    /// Removes a container if it is empty, and does nothing otherwise.
+    async fn remove_container(&self, container: &str) -> Result<()>;
+
+    /// How much room there is, where the store can tell.
+    async fn space(&self) -> Result<Option<Space>>;
+}
+
+/// The whole of a small object, `limit` bytes at most.
+///
+/// # Errors
+/// `Corrupt` when it is larger; those of the store.
+pub async fn read_whole(
+    store: &dyn ObjectStore,
+    container: &str,
+    name: &str,
+    limit: u64,
+) -> Result<Bytes> {
+    let bytes = store
+        .read(container, name, 0..limit.saturating_add(1))
+        .await?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::new(
+            Kind::Corrupt,
+            "read object",
+            format!("{container}/{name}"),
+            format!("it is larger than the {limit} bytes that make sense"),
+        ));
+    }
+    Ok(bytes)
+}

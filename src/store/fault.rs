@@ -1,0 +1,135 @@
+//! A store that counts what is asked of it and fails on demand: for tests.
+
+use super::{Body, Entry, ObjectStore, Space, Stat};
+use crate::error::{Error, Kind, Result};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::fmt::Debug;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What the layer is told about a call that is about to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Call {
+    /// Objects are listed.
+    List,
+    /// An object is asked for its size.
+    Stat(String),
+    /// A range of an object is read.
+    Read(String, Range<u64>),
+    /// An object is stored.
+    Put(String),
+    /// An object is removed.
+    Delete(String),
+}
+
+type Rule = dyn Fn(&Call) -> Option<Kind> + Send + Sync;
+
+/// Any store, watched. See the module's page.
+pub struct FaultStore<S> {
+    inner: S,
+    rule: Mutex<Arc<Rule>>,
+    reads: AtomicU64,
+    bytes_read: AtomicU64,
+}
+
+impl<S> FaultStore<S> {
+    /// Watches `inner`; nothing fails yet.
+    pub fn new(inner: S) -> Self {
+        Self {
+            inner,
+            rule: Mutex::new(Arc::new(|_| None)),
+            reads: AtomicU64::new(0),
+            bytes_read: AtomicU64::new(0),
+        }
+    }
+
+    /// From now on, a call for which `rule` names a kind fails so.
+    pub fn fail_when(&self, rule: impl Fn(&Call) -> Option<Kind> + Send + Sync + 'static) {
+        *self.rule.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(rule);
+    }
+
+    /// How often a chunk was read since the last call of this, and how many bytes of
+    /// chunks that gave. Metadata and hash lists do not count.
+    pub fn take_chunk_reads(&self) -> (u64, u64) {
+        (
+            self.reads.swap(0, Ordering::Relaxed),
+            self.bytes_read.swap(0, Ordering::Relaxed),
+        )
+    }
+
+    fn check(&self, op: &'static str, container: &str, call: &Call) -> Result<()> {
+        let rule = Arc::clone(&self.rule.lock().unwrap_or_else(PoisonError::into_inner));
+        match rule(call) {
+            Some(kind) => Err(Error::new(
+                kind,
+                op,
+                format!("{container}: {call:?}"),
+                "made to fail by a test",
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<S: Debug> Debug for FaultStore<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FaultStore({:?})", self.inner)
+    }
+}
+
+#[async_trait]
+impl<S: ObjectStore> ObjectStore for FaultStore<S> {
+    async fn containers(&self, prefix: &str) -> Result<Vec<String>> {
+        self.check("list", "containers", &Call::List)?;
+        self.inner.containers(prefix).await
+    }
+
+    async fn list(&self, container: &str, prefix: &str) -> Result<Vec<Entry>> {
+        self.check("list", container, &Call::List)?;
+        self.inner.list(container, prefix).await
+    }
+
+    async fn stat(&self, container: &str, name: &str) -> Result<Stat> {
+        self.check("find object", container, &Call::Stat(name.to_owned()))?;
+        self.inner.stat(container, name).await
+    }
+
+    async fn read(&self, container: &str, name: &str, range: Range<u64>) -> Result<Bytes> {
+        self.check(
+            "read object",
+            container,
+            &Call::Read(name.to_owned(), range.clone()),
+        )?;
+        let bytes = self.inner.read(container, name, range).await?;
+        if !name.ends_with("_metadata") && !name.ends_with("_sha256file") {
+            self.reads.fetch_add(1, Ordering::Relaxed);
+            self.bytes_read
+                .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        }
+        Ok(bytes)
+    }
+
+    async fn put(&self, container: &str, name: &str, body: Body) -> Result<()> {
+        self.check("store object", container, &Call::Put(name.to_owned()))?;
+        self.inner.put(container, name, body).await
+    }
+
+    async fn sync(&self, container: &str) -> Result<()> {
+        self.inner.sync(container).await
+    }
+
+    async fn delete(&self, container: &str, name: &str) -> Result<()> {
+        self.check("delete object", container, &Call::Delete(name.to_owned()))?;
+        self.inner.delete(container, name).await
+    }
+
+    async fn remove_container(&self, container: &str) -> Result<()> {
+        self.inner.remove_container(container).await
+    }
+
+    async fn space(&self) -> Result<Option<Space>> {
+        self.inner.space().await
+    }
+}

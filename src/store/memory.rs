@@ -1,0 +1,184 @@
+//! Objects in memory: for tests, which load a tree of files into it.
+
+use super::{Body, Entry, ObjectStore, Space, Stat};
+use crate::error::{Error, Kind, Result};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// See the module's page.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    containers: Mutex<Containers>,
+}
+
+type Containers = BTreeMap<String, BTreeMap<String, Object>>;
+
+#[derive(Debug)]
+struct Object {
+    bytes: Bytes,
+    version: u64,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Loads a tree in which each folder at the top is a container, and each file below
+    /// it an object named by its path there, slashes and all.
+    ///
+    /// # Errors
+    /// Those of reading the tree.
+    pub fn load(root: &Path) -> std::io::Result<Self> {
+        let store = Self::new();
+        for container in std::fs::read_dir(root)? {
+            let container = container?;
+            let name = container.file_name().to_string_lossy().into_owned();
+            let mut objects = BTreeMap::new();
+            load_folder(&container.path(), "", &mut objects)?;
+            store.lock().insert(name, objects);
+        }
+        Ok(store)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Containers> {
+        self.containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn load_folder(
+    folder: &Path,
+    prefix: &str,
+    objects: &mut BTreeMap<String, Object>,
+) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        if entry.file_type()?.is_dir() {
+            load_folder(&entry.path(), &format!("{name}/"), objects)?;
+        } else {
+            let bytes = std::fs::read(entry.path())?.into();
+            objects.insert(name, Object { bytes, version: 0 });
+        }
+    }
+    Ok(())
+}
+
+fn missing(op: &'static str, container: &str, name: &str) -> Error {
+    Error::new(
+        Kind::NotFound,
+        op,
+        format!("{container}/{name}"),
+        "no such object",
+    )
+}
+
+#[async_trait]
+impl ObjectStore for MemoryStore {
+    async fn containers(&self, prefix: &str) -> Result<Vec<String>> {
+        let containers = self.lock();
+        let holds = |objects: &BTreeMap<String, Object>| {
+            objects
+                .range(prefix.to_owned()..)
+                .next()
+                .is_some_and(|(name, _)| name.starts_with(prefix))
+        };
+        Ok(containers
+            .iter()
+            .filter(|(_, objects)| holds(objects))
+            .map(|(name, _)| name.clone())
+            .collect())
+    }
+
+    async fn list(&self, container: &str, prefix: &str) -> Result<Vec<Entry>> {
+        let containers = self.lock();
+        let Some(objects) = containers.get(container) else {
+            return Ok(Vec::new());
+        };
+        Ok(objects
+            .range(prefix.to_owned()..)
+            .take_while(|(name, _)| name.starts_with(prefix))
+            .map(|(name, object)| Entry {
+                name: name.clone(),
+                version: Some(object.version.to_string()),
+            })
+            .collect())
+    }
+
+    async fn stat(&self, container: &str, name: &str) -> Result<Stat> {
+        let containers = self.lock();
+        let object = containers
+            .get(container)
+            .and_then(|objects| objects.get(name));
+        let object = object.ok_or_else(|| missing("find object", container, name))?;
+        Ok(Stat {
+            size: object.bytes.len() as u64,
+            version: object.version.to_string(),
+        })
+    }
+
+    async fn read(&self, container: &str, name: &str, range: Range<u64>) -> Result<Bytes> {
+        let containers = self.lock();
+        let object = containers
+            .get(container)
+            .and_then(|objects| objects.get(name));
+        let object = object.ok_or_else(|| missing("read object", container, name))?;
+        let length = object.bytes.len();
+        let clamp = |at: u64| usize::try_from(at).unwrap_or(length).min(length);
+        let start = clamp(range.start);
+        Ok(object.bytes.slice(start..clamp(range.end).max(start)))
+    }
+
+    async fn put(&self, container: &str, name: &str, body: Body) -> Result<()> {
+        let mut bytes = Vec::new();
+        body.pieces(|piece| {
+            bytes.extend_from_slice(piece);
+            Ok(())
+        })
+        .map_err(|e| Error::io("store object", format!("{container}/{name}"), &e))?;
+        let mut containers = self.lock();
+        let objects = containers.entry(container.to_owned()).or_default();
+        let version = objects.get(name).map_or(0, |object| object.version + 1);
+        objects.insert(
+            name.to_owned(),
+            Object {
+                bytes: bytes.into(),
+                version,
+            },
+        );
+        Ok(())
+    }
+
+    async fn sync(&self, _container: &str) -> Result<()> {
+        Ok(())
+    }
+
+    async fn delete(&self, container: &str, name: &str) -> Result<()> {
+        let mut containers = self.lock();
+        let removed = containers
+            .get_mut(container)
+            .and_then(|objects| objects.remove(name));
+        removed
+            .map(drop)
+            .ok_or_else(|| missing("delete object", container, name))
+    }
+
+    async fn remove_container(&self, container: &str) -> Result<()> {
+        let mut containers = self.lock();
+        if containers.get(container).is_some_and(BTreeMap::is_empty) {
+            containers.remove(container);
+        }
+        Ok(())
+    }
+
+    async fn space(&self) -> Result<Option<Space>> {
+        Ok(None)
+    }
+}

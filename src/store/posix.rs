@@ -1,0 +1,343 @@
+//! Objects as files below a folder, as Cinder's posix driver keeps them.
+//!
+//! A file appears under its name only when it is whole and on disk: it is written as
+//! `.cinderfs-stage-<uuid>`, a name that no prefix search of Cinder matches, synced and
+//! renamed.
+
+use super::{Body, Entry, ObjectStore, Space, Stat};
+use crate::error::{Error, Kind, Result};
+use crate::task::blocking;
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+
+/// Staged files begin so.
+pub const STAGE_PREFIX: &str = ".cinderfs-stage-";
+/// Cinder's modes for what it makes.
+const FILE_MODE: u32 = 0o660;
+const FOLDER_MODE: u32 = 0o770;
+/// How deep containers are looked for: Cinder's own stand three folders deep, a user's
+/// may have slashes.
+const DEEPEST_CONTAINER: usize = 16;
+
+/// See the module's page.
+#[derive(Debug, Clone)]
+pub struct PosixStore {
+    root: PathBuf,
+}
+
+impl PosixStore {
+    /// A store below `root`, a folder that exists.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotDirectory` or `Denied` when it cannot be used.
+    pub fn open(root: &Path) -> Result<Self> {
+        let subject = || format!("store {}", root.display());
+        let root = fs::canonicalize(root).map_err(|e| Error::io("open", subject(), &e))?;
+        fs::read_dir(&root).map_err(|e| Error::io("open", subject(), &e))?;
+        Ok(Self { root })
+    }
+
+    /// The folder of a container. Names come from outside: none leads out of the store.
+    fn folder(&self, container: &str) -> Result<PathBuf> {
+        let is_plain = |part| matches!(part, Component::Normal(_));
+        if container.is_empty()
+            || container.contains('\0')
+            || !Path::new(container).components().all(is_plain)
+        {
+            return Err(Error::new(
+                Kind::Invalid,
+                "use container",
+                container.escape_debug().to_string(),
+                "it would lead out of the store",
+            ));
+        }
+        Ok(self.root.join(container))
+    }
+
+    fn file(&self, container: &str, name: &str) -> Result<PathBuf> {
+        if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
+            return Err(Error::new(
+                Kind::Invalid,
+                "use object",
+                name.escape_debug().to_string(),
+                "it would lead out of its container",
+            ));
+        }
+        Ok(self.folder(container)?.join(name))
+    }
+}
+
+/// A walk that notes each folder with a file of that prefix. Links are not followed.
+fn walk(
+    folder: &Path,
+    name: &str,
+    depth: usize,
+    prefix: &[u8],
+    found: &mut Vec<String>,
+) -> io::Result<()> {
+    let mut folders = Vec::new();
+    let mut holds = false;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            folders.push(entry.file_name());
+        } else {
+            holds |= entry.file_name().as_bytes().starts_with(prefix);
+        }
+    }
+    if holds && !name.is_empty() {
+        found.push(name.to_owned());
+    }
+    for child in folders {
+        // A name that is no text is none of Cinder's.
+        let Some(child) = child.to_str() else {
+            continue;
+        };
+        if depth == 0 || child.starts_with('.') {
+            continue;
+        }
+        let below = if name.is_empty() {
+            child.to_owned()
+        } else {
+            format!("{name}/{child}")
+        };
+        match walk(&folder.join(child), &below, depth - 1, prefix, found) {
+            // Deleted meanwhile, or not ours to read: the others still count.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                tracing::warn!(
+                    "cannot look for backups in {}: {e}",
+                    folder.join(child).display()
+                );
+            }
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+fn version(metadata: &fs::Metadata) -> String {
+    format!(
+        "{}-{}-{}.{:09}",
+        metadata.ino(),
+        metadata.size(),
+        metadata.mtime(),
+        metadata.mtime_nsec()
+    )
+}
+
+fn open_object(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK)
+        .open(path)?;
+    // A fifo or a device under an object's name is no object.
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "not a plain file",
+        ));
+    }
+    Ok(file)
+}
+
+fn read_range(path: &Path, range: &Range<u64>) -> io::Result<Bytes> {
+    let file = open_object(path)?;
+    let end = range.end.min(file.metadata()?.len());
+    let mut bytes = vec![0; usize::try_from(end.saturating_sub(range.start)).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, range.start)?;
+    Ok(bytes.into())
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Makes a container's folder as Cinder does: parents by the umask, the last one 0770.
+/// Each new name is made durable.
+fn make_folder(root: &Path, folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = folder.parent()
+        && parent != root
+        && !parent.is_dir()
+    {
+        make_parents(root, parent)?;
+    }
+    match fs::create_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        other => other?,
+    }
+    fs::set_permissions(folder, Permissions::from_mode(FOLDER_MODE))?;
+    folder.parent().map_or(Ok(()), sync_folder)
+}
+
+fn make_parents(root: &Path, folder: &Path) -> io::Result<()> {
+    if folder == root || folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = folder.parent() {
+        make_parents(root, parent)?;
+    }
+    match fs::create_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        other => other?,
+    }
+    folder.parent().map_or(Ok(()), sync_folder)
+}
+
+fn write_object(root: &Path, path: &Path, body: &Body) -> io::Result<()> {
+    let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    make_folder(root, folder)?;
+    let staged = folder.join(format!("{STAGE_PREFIX}{}", uuid::Uuid::new_v4()));
+    let written = write_staged(&staged, body).and_then(|()| fs::rename(&staged, path));
+    if written.is_err() {
+        // Best effort: gc finds what cannot be removed now.
+        let _ = fs::remove_file(&staged);
+    }
+    written
+}
+
+fn write_staged(staged: &Path, body: &Body) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(staged)?;
+    body.pieces(|piece| file.write_all(piece))?;
+    // The umask has a say in the mode at creation; Cinder sets it afterwards, too.
+    file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+    file.sync_all()
+}
+
+#[async_trait]
+impl ObjectStore for PosixStore {
+    async fn containers(&self, prefix: &str) -> Result<Vec<String>> {
+        let (root, prefix) = (self.root.clone(), prefix.to_owned());
+        blocking(move || {
+            let mut found = Vec::new();
+            walk(&root, "", DEEPEST_CONTAINER, prefix.as_bytes(), &mut found)
+                .map_err(|e| Error::io("list", root.display().to_string(), &e))?;
+            found.sort_unstable();
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn list(&self, container: &str, prefix: &str) -> Result<Vec<Entry>> {
+        let (folder, prefix) = (self.folder(container)?, prefix.to_owned());
+        blocking(move || {
+            let error = |e: &io::Error| Error::io("list", folder.display().to_string(), e);
+            let entries = match fs::read_dir(&folder) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                other => other.map_err(|e| error(&e))?,
+            };
+            let mut found = Vec::new();
+            for entry in entries {
+                let entry = entry.map_err(|e| error(&e))?;
+                let name = entry.file_name();
+                // Only plain files are objects; a name that is no text is not Cinder's.
+                if let Some(name) = name.to_str()
+                    && name.starts_with(&prefix)
+                    && entry.file_type().is_ok_and(|kind| kind.is_file())
+                {
+                    found.push(Entry {
+                        name: name.to_owned(),
+                        version: None,
+                    });
+                }
+            }
+            found.sort_unstable();
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn stat(&self, container: &str, name: &str) -> Result<Stat> {
+        let path = self.file(container, name)?;
+        blocking(move || {
+            let metadata = fs::symlink_metadata(&path)
+                .map_err(|e| Error::io("find object", path.display().to_string(), &e))?;
+            if !metadata.is_file() {
+                let subject = path.display().to_string();
+                return Err(Error::corrupt("find object", subject, "not a plain file"));
+            }
+            Ok(Stat {
+                size: metadata.len(),
+                version: version(&metadata),
+            })
+        })
+        .await
+    }
+
+    async fn read(&self, container: &str, name: &str, range: Range<u64>) -> Result<Bytes> {
+        let path = self.file(container, name)?;
+        blocking(move || {
+            read_range(&path, &range)
+                .map_err(|e| Error::io("read object", path.display().to_string(), &e))
+        })
+        .await
+    }
+
+    async fn put(&self, container: &str, name: &str, body: Body) -> Result<()> {
+        let (root, path) = (self.root.clone(), self.file(container, name)?);
+        blocking(move || {
+            write_object(&root, &path, &body)
+                .map_err(|e| Error::io("store object", path.display().to_string(), &e))
+        })
+        .await
+    }
+
+    async fn sync(&self, container: &str) -> Result<()> {
+        let folder = self.folder(container)?;
+        blocking(move || {
+            sync_folder(&folder).map_err(|e| Error::io("sync", folder.display().to_string(), &e))
+        })
+        .await
+    }
+
+    async fn delete(&self, container: &str, name: &str) -> Result<()> {
+        let path = self.file(container, name)?;
+        blocking(move || {
+            fs::remove_file(&path)
+                .map_err(|e| Error::io("delete object", path.display().to_string(), &e))
+        })
+        .await
+    }
+
+    async fn remove_container(&self, container: &str) -> Result<()> {
+        let folder = self.folder(container)?;
+        blocking(move || match fs::remove_dir(&folder) {
+            Err(e)
+                if !matches!(
+                    e.raw_os_error(),
+                    Some(libc::ENOTEMPTY | libc::EEXIST | libc::ENOENT | libc::EBUSY)
+                ) =>
+            {
+                Err(Error::io("remove folder", folder.display().to_string(), &e))
+            }
+            _ => Ok(()),
+        })
+        .await
+    }
+
+    async fn space(&self) -> Result<Option<Space>> {
+        let root = self.root.clone();
+        blocking(move || {
+            let stat = rustix::fs::statvfs(&root)
+                .map_err(|e| Error::io("ask the size of", root.display().to_string(), &e.into()))?;
+            Ok(Some(Space {
+                total: stat.f_blocks.saturating_mul(stat.f_frsize),
+                free: stat.f_bavail.saturating_mul(stat.f_frsize),
+            }))
+        })
+        .await
+    }
+}

@@ -1,0 +1,30 @@
+//! Work that blocks or computes, moved off the threads that answer requests.
+
+use crate::error::{Error, Kind, Result};
+
+/// Runs `work` on a thread that may block. A panic in it becomes an error of the one
+/// request that needed it.
+///
+/// # Errors
+/// Those of `work`.
+pub async fn blocking<T, F>(work: F) -> Result<T>
+where
+    F: FnOnce() -> Result<T> + Send + 'static,
+    T: Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(lost) => Err(Error::new(
+            Kind::Unavailable,
+            "finish",
+            "a task of the daemon",
+            format!("it ended by a fault of the program: {lost}"),
+        )
+        .advise("please report this as a bug")),
+    }
+}
+
+/// How many threads may usefully compute at a time.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}
