@@ -80,6 +80,8 @@ pub enum Driver {
 pub struct Posix {
     /// The folder that holds the store: an absolute path.
     pub path: PathBuf,
+    /// Where that was said: file, line, section and option, for messages.
+    pub place: String,
     /// How backups are cut into objects.
     pub chunked: Chunked,
 }
@@ -113,7 +115,7 @@ impl Config {
     /// # Errors
     /// `Invalid` when it is none of these.
     pub fn from_store(spec: &str) -> Result<Self> {
-        assembly::of_folder(place::parse_store(spec)?, &Homes::of_user())
+        assembly::of_folder(place::parse_store(spec)?, "--store", &Homes::of_user())
     }
 
     /// What holds without any file: the only backend is `local`, in
@@ -124,7 +126,7 @@ impl Config {
     /// `Invalid` when neither variable says where that is.
     pub fn default_local() -> Result<Self> {
         let homes = Homes::of_user();
-        assembly::of_folder(homes.local_store()?, &homes)
+        assembly::of_folder(homes.local_store()?, "the default store", &homes)
     }
 }
 

@@ -9,7 +9,7 @@ pub mod chunked;
 mod content;
 mod sink;
 
-pub use content::{Block, BlockKey, BlockSink, Content, Place, Source};
+pub use content::{Block, BlockKey, BlockSink, Content, Place, Prepared, Source};
 pub use sink::{BackupSink, ChunkData, Description};
 
 use crate::budget::Budget;

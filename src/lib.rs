@@ -6,12 +6,15 @@
 //! (`tests/layering.rs`) keeps it so.
 
 pub mod budget;
+pub mod cli;
 pub mod codec;
 pub mod config;
 pub mod driver;
 pub mod error;
 pub mod format;
+pub mod fuse;
 pub mod image;
 pub mod spool;
 pub mod store;
 pub mod task;
+pub mod tree;

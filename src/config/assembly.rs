@@ -59,14 +59,14 @@ pub(super) fn of_document(document: &Document, homes: &Homes) -> Result<Config> 
 }
 
 /// The configuration that a folder alone makes: defaults for all the rest.
-pub(super) fn of_folder(path: PathBuf, homes: &Homes) -> Result<Config> {
+pub(super) fn of_folder(path: PathBuf, place: &str, homes: &Homes) -> Result<Config> {
     let document = Document::default();
     let scope = Scope::new(&document, DEFAULT);
     Ok(Config {
         settings: settings(&document, homes)?,
         backends: vec![Backend {
             name: LOCAL.to_owned(),
-            driver: drivers::posix_at(path, &scope)?,
+            driver: drivers::posix_at(path, place, &scope)?,
             common: common(&scope)?,
         }],
     })

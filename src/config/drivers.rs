@@ -51,9 +51,13 @@ pub(super) fn build(setting: &Setting, scope: &Scope<'_>) -> Result<(&'static st
 }
 
 /// The options of `posix` for a folder, with what `scope` says of the rest.
-pub(super) fn posix_at(path: PathBuf, scope: &Scope<'_>) -> Result<Driver> {
+pub(super) fn posix_at(path: PathBuf, place: &str, scope: &Scope<'_>) -> Result<Driver> {
     let chunked = chunked(scope)?;
-    Ok(Driver::Posix(Posix { path, chunked }))
+    Ok(Driver::Posix(Posix {
+        path,
+        place: place.to_owned(),
+        chunked,
+    }))
 }
 
 fn find(text: &str) -> Result<(&'static str, Build), Wrong> {
@@ -96,8 +100,8 @@ fn find(text: &str) -> Result<(&'static str, Build), Wrong> {
 }
 
 fn posix(scope: &Scope<'_>) -> Result<Driver> {
-    let path = scope.required("backup_posix_path")?.parse(value::path)?;
-    posix_at(path, scope)
+    let setting = scope.required("backup_posix_path")?;
+    posix_at(setting.parse(value::path)?, &setting.place, scope)
 }
 
 /// How posix, and what is built on it, cuts backups.

@@ -34,7 +34,8 @@ pub(super) struct Setting {
     /// The option's name.
     pub(super) option: &'static str,
     text: String,
-    place: String,
+    /// Where it stands: file, line, section and option.
+    pub(super) place: String,
     /// Whether it stands in the file, so that the user can be blamed for it.
     pub(super) set: bool,
 }

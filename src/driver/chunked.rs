@@ -5,9 +5,14 @@
 
 mod catalog;
 mod digest;
+mod encode;
 mod hashlist;
 mod image;
+mod numbers;
 mod object;
+mod shelf;
+mod stream;
+mod summary;
 mod writer;
 
 use super::{Backup, BackupDriver, BackupSink, Change, Content, Resources, Space};
@@ -23,6 +28,7 @@ use image::{ChunkedImage, OpenObjects, Part};
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 use std::time::Duration;
+use summary::read_metadata_text;
 use writer::ChunkedSink;
 
 /// How a chunked driver keeps what it writes, and how it reads.
@@ -71,7 +77,10 @@ pub fn posix(
     common: &config::Common,
     resources: &Resources,
 ) -> Result<ChunkedDriver> {
-    let store = PosixStore::open(&options.path)?;
+    let store = PosixStore::open(&options.path).map_err(|e| {
+        e.within(&options.place)
+            .advise("name a folder that is there and that you may read")
+    })?;
     let chunked = &options.chunked;
     let codec = Codec::from_option(&chunked.compression).ok_or_else(|| {
         let codec = chunked.compression.clone();
@@ -134,7 +143,7 @@ impl Shared {
     async fn read_metadata(&self, name: &BackupName) -> Result<Metadata> {
         Metadata::parse(
             name,
-            &catalog::read_metadata_text(self.store.as_ref(), name).await?,
+            &read_metadata_text(self.store.as_ref(), name).await?,
         )
     }
 }
@@ -170,10 +179,7 @@ impl BackupDriver for ChunkedDriver {
                     .collect(),
             );
             let own = metadata.objects.into_iter();
-            parts.extend(own.map(|entry| Part {
-                name: Arc::clone(name),
-                entry,
-            }));
+            parts.extend(own.map(|entry| Part::new(name, entry)));
         }
         let extents = resolve(layers, backup.size);
         let hashes = match chain.first() {
@@ -215,7 +221,7 @@ impl BackupDriver for ChunkedDriver {
     async fn update(&self, backup: &Backup, change: Change) -> Result<Arc<Backup>> {
         let shared = &self.shared;
         let name = shared.catalog.name_of(backup).await?;
-        let text = catalog::read_metadata_text(shared.store.as_ref(), &name).await?;
+        let text = read_metadata_text(shared.store.as_ref(), &name).await?;
         let mut metadata = Metadata::parse(&name, &text)?;
         if let Some(file) = change.name {
             metadata.backup_name = Some(file);

@@ -36,7 +36,7 @@ pub struct Block {
 pub enum Source {
     /// Known to be zero.
     Zero,
-    /// It may be known to be zero, but what tells has to be loaded first.
+    /// What tells has to be loaded first; after [`Content::prepare`]: nothing holds it.
     Unknown,
     /// A block, from this offset in it.
     Block(BlockKey, u32),
@@ -59,6 +59,19 @@ pub trait BlockSink: Send + Sync {
     fn put(&self, key: BlockKey, block: Block);
 }
 
+/// What [`Content::prepare`] has loaded: it stays at hand for as long as this lives.
+#[derive(Default)]
+pub struct Prepared {
+    _held: Vec<Arc<dyn Send + Sync>>,
+}
+
+impl Prepared {
+    /// Holds on to `parts`.
+    pub fn holding(parts: Vec<Arc<dyn Send + Sync>>) -> Self {
+        Self { _held: parts }
+    }
+}
+
 /// A finished backup that is open for reading. Content never changes.
 #[async_trait]
 pub trait Content: Send + Sync {
@@ -73,8 +86,9 @@ pub trait Content: Send + Sync {
     fn admits(&self, offset: u64, place: &Place, block: &Block) -> Option<bool>;
 
     /// Loads whatever [`Content::locate`] and [`Content::admits`] need to answer for a
-    /// range of the image.
-    async fn prepare(&self, range: Range<u64>) -> Result<()>;
+    /// range of the image, while the result is held. Blocks that had to be decoded for
+    /// that go to `sink`.
+    async fn prepare(&self, range: Range<u64>, sink: &dyn BlockSink) -> Result<Prepared>;
 
     /// Fetches and decodes the blocks of a range of the image that `sink` does not have
     /// yet, and gives all of the range's blocks back; others that had to be decoded on

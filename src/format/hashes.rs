@@ -89,13 +89,20 @@ pub struct HashListTail {
 impl HashListTail {
     /// Reads the tail, which begins at `offset` of the file.
     pub fn parse(tail: &[u8], offset: u64) -> Option<Self> {
-        let end = tail.iter().rposition(|b| *b == b']')?;
-        let quote = tail.get(..end)?.iter().rposition(|b| *b == b'"')?;
-        let open = quote.checked_sub(HEX_BYTES + 1)?;
-        read_hex(tail.get(open..)?)?;
-        Some(Self {
-            last: offset + open as u64,
-        })
+        // The volume's id follows the list, and may hold a bracket, too.
+        let mut before = tail;
+        while let Some(end) = before.iter().rposition(|b| *b == b']') {
+            before = before.get(..end)?;
+            let list = before.trim_ascii_end();
+            if let Some(open) = list.len().checked_sub(HEX_BYTES + 2)
+                && list.get(open..).and_then(read_hex).is_some()
+            {
+                return Some(Self {
+                    last: offset + open as u64,
+                });
+            }
+        }
+        None
     }
 }
 

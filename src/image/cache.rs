@@ -9,8 +9,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::Notify;
 
-/// What a block costs beyond its bytes: the digests and the entry here.
+/// What a block costs beyond its bytes and digests: the entry here.
 const OVERHEAD: u64 = 256;
+
+fn cost(block: &Block) -> u64 {
+    block.bytes.len() as u64 + size_of_val(&*block.digests) as u64 + OVERHEAD
+}
 
 /// See the module's page.
 #[derive(Debug)]
@@ -130,7 +134,7 @@ impl BlockSink for BlockCache {
         if let Some(flight) = inner.flights.remove(&key) {
             flight.finish(Ok(block.clone()));
         }
-        let cost = block.bytes.len() as u64 + OVERHEAD;
+        let cost = cost(&block);
         loop {
             if let Some(permit) = self.budget.permit_free(cost) {
                 inner.blocks.put(
@@ -158,7 +162,7 @@ impl Reclaim for BlockCache {
             let Some((_, kept)) = inner.blocks.pop_lru() else {
                 return;
             };
-            given += kept.block.bytes.len() as u64 + OVERHEAD;
+            given += cost(&kept.block);
         }
     }
 }

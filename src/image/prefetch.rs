@@ -72,7 +72,9 @@ impl Prefetch {
         }
         let from = state.frontier.max(state.next);
         let window = (2 * state.streak).min(self.most);
-        if from >= reader.size() || from >= state.next + window {
+        // In a cache that is smaller than a task's share, reading ahead would throw out
+        // what it has read before anybody sees it.
+        if from >= reader.size() || from >= state.next + window || self.most < SLICE {
             return None;
         }
         let (unit, in_order) = reader.content().unit(from);
@@ -84,7 +86,7 @@ impl Prefetch {
         } else if unit.end - unit.start <= self.most {
             unit.end
         } else {
-            unit.end.min(from + LONG_UNIT)
+            unit.end.min(from + LONG_UNIT.min(self.most))
         };
         state.frontier = end.max(from + 1);
         state.tasks += 1;
@@ -95,7 +97,7 @@ impl Prefetch {
     pub fn run(&self, reader: &Arc<ImageReader>) {
         while let Some(range) = self.take(reader) {
             let reader = Arc::clone(reader);
-            tokio::spawn(async move {
+            reader.runtime().clone().spawn(async move {
                 let mut at = range.start;
                 while at < range.end {
                     let end = range.end.min(at + SLICE);

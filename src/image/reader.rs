@@ -3,17 +3,20 @@
 
 use super::cache::{BlockCache, Claim, Flight};
 use super::prefetch::Prefetch;
-use crate::driver::{Block, BlockKey, BlockSink, Content, Place, Source};
+use crate::driver::{Block, BlockKey, BlockSink, Content, Place, Prepared, Source};
 use crate::error::{Error, Result};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::runtime::Handle;
 
 /// See the module's page.
 pub struct ImageReader {
     content: Arc<dyn Content>,
     cache: Arc<BlockCache>,
     prefetch: Prefetch,
+    /// Reads that are answered at once come from threads that know no runtime.
+    runtime: Handle,
     /// The last failure that was logged: a program that tries again and again, or a
     /// kernel that reads ahead, does not fill the log.
     logged: Mutex<Option<String>>,
@@ -32,9 +35,9 @@ impl Drop for Claims<'_> {
     }
 }
 
-/// A block that is claimed, and where in the image it was wanted.
+/// Blocks that are claimed, and where in the image they were wanted.
 struct Wanted {
-    key: BlockKey,
+    keys: Vec<BlockKey>,
     range: Range<u64>,
 }
 
@@ -45,6 +48,7 @@ impl ImageReader {
             content,
             cache: Arc::clone(cache),
             prefetch: Prefetch::new(cache.capacity()),
+            runtime: Handle::current(),
             logged: Mutex::default(),
         })
     }
@@ -97,29 +101,21 @@ impl ImageReader {
     }
 
     async fn read_checked(&self, range: &Range<u64>) -> Result<Vec<u8>> {
-        let mut blocks = HashMap::new();
-        self.gather(range.clone(), &mut blocks).await?;
-        match self.assemble(range, |key| blocks.get(key).cloned()) {
-            Some(Ok(data)) => Ok(data),
-            // Perhaps only what lay in memory was bad: take it from the store again.
-            _ => {
-                for key in blocks.keys() {
-                    self.cache.remove(key);
-                }
-                blocks.clear();
-                self.gather(range.clone(), &mut blocks).await?;
-                let again = self.assemble(range, |key| blocks.get(key).cloned());
-                let bad_at = match again {
-                    Some(Ok(data)) => return Ok(data),
-                    Some(Err(bad_at)) => bad_at,
-                    None => range.start,
-                };
-                for key in blocks.keys() {
-                    self.cache.remove(key);
-                }
-                Err(self.content.damage(bad_at))
+        let mut bad_at = range.start;
+        // Perhaps only what lay in memory was bad: then it is taken from the store again.
+        for _ in 0..2 {
+            let mut blocks = HashMap::new();
+            let _prepared = self.gather(range.clone(), &mut blocks).await?;
+            match self.assemble(range, |key| blocks.get(key).cloned()) {
+                Some(Ok(data)) => return Ok(data),
+                Some(Err(at)) => bad_at = at,
+                None => {}
+            }
+            for key in blocks.keys() {
+                self.cache.remove(key);
             }
         }
+        Err(self.content.damage(bad_at))
     }
 
     /// Puts a range together from `blocks`. `None` when one is missing, `Some(Err(at))`
@@ -158,9 +154,15 @@ impl ImageReader {
         Some(Ok(data))
     }
 
-    /// Makes all blocks of a range available in `blocks`.
-    async fn gather(&self, range: Range<u64>, blocks: &mut HashMap<BlockKey, Block>) -> Result<()> {
-        self.content.prepare(range.clone()).await?;
+    /// Makes all blocks of a range available in `blocks`. While the result is held, each
+    /// of them can be checked.
+    async fn gather(
+        &self,
+        range: Range<u64>,
+        blocks: &mut HashMap<BlockKey, Block>,
+    ) -> Result<Prepared> {
+        let sink = self.cache.as_ref();
+        let prepared = self.content.prepare(range.clone(), sink).await?;
         loop {
             let mut claims = Claims {
                 cache: &self.cache,
@@ -171,10 +173,10 @@ impl ImageReader {
             let mut at = range.start;
             while at < range.end {
                 let Place { source, length } = self.content.locate(at);
-                let end = (at + length.max(1)).min(range.end);
+                let end = at.saturating_add(length.max(1)).min(range.end);
                 if let Source::Block(key, _) = source
                     && !blocks.contains_key(&key)
-                    && mine.last().is_none_or(|wanted| wanted.key != key)
+                    && !claims.keys.contains(&key)
                 {
                     match self.cache.claim(&key) {
                         Claim::Hit(block) => {
@@ -184,7 +186,7 @@ impl ImageReader {
                         Claim::Mine => {
                             claims.keys.push(key);
                             mine.push(Wanted {
-                                key,
+                                keys: vec![key],
                                 range: at..end,
                             });
                         }
@@ -192,11 +194,12 @@ impl ImageReader {
                 }
                 at = end;
             }
-            for run in runs(&mine) {
-                match self.content.fetch(run, self.cache.as_ref()).await {
+            for Wanted { keys, range } in runs(mine) {
+                match self.content.fetch(range, sink).await {
                     Ok(fetched) => blocks.extend(fetched),
                     Err(e) => {
-                        self.cache.give_up(&claims.keys, Some(&e));
+                        // Who waits for another run's blocks is not told of this failure.
+                        self.cache.give_up(&keys, Some(&e));
                         return Err(e);
                     }
                 }
@@ -213,14 +216,14 @@ impl ImageReader {
                 }
             }
             if !again {
-                return Ok(());
+                return Ok(prepared);
             }
         }
     }
 
     /// Decodes a range into the cache, for nobody in particular.
     pub(super) async fn warm(&self, range: Range<u64>) -> Result<()> {
-        self.gather(range, &mut HashMap::new()).await
+        self.gather(range, &mut HashMap::new()).await.map(drop)
     }
 
     pub(super) fn content(&self) -> &dyn Content {
@@ -230,6 +233,10 @@ impl ImageReader {
     fn read_ahead(self: &Arc<Self>, range: &Range<u64>) {
         self.prefetch.note(range);
         self.prefetch.run(self);
+    }
+
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
     }
 
     pub(super) fn prefetch(&self) -> &Prefetch {
@@ -246,13 +253,17 @@ impl ImageReader {
     }
 }
 
-/// Adjoining ranges of the image, each to be fetched in one go.
-fn runs(wanted: &[Wanted]) -> Vec<Range<u64>> {
-    let mut runs: Vec<Range<u64>> = Vec::new();
+/// Adjoining ranges of one object, each to be fetched in one go.
+fn runs(wanted: Vec<Wanted>) -> Vec<Wanted> {
+    let mut runs: Vec<Wanted> = Vec::new();
     for next in wanted {
+        let same = |run: &Wanted| run.keys.first().map(|key| key.object);
         match runs.last_mut() {
-            Some(run) if run.end == next.range.start => run.end = next.range.end,
-            _ => runs.push(next.range.clone()),
+            Some(run) if run.range.end == next.range.start && same(run) == same(&next) => {
+                run.range.end = next.range.end;
+                run.keys.extend(next.keys);
+            }
+            _ => runs.push(next),
         }
     }
     runs

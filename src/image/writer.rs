@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
@@ -22,6 +23,8 @@ const LARGEST_IMAGE: u64 = i64::MAX as u64;
 pub struct ImageWriter {
     sink: Arc<dyn BackupSink>,
     buffers: Buffers,
+    /// Writes that need not wait come from threads that know no runtime.
+    runtime: Handle,
     state: Mutex<State>,
     /// The image's size, for who asks while a write is waiting.
     size: AtomicU64,
@@ -47,14 +50,18 @@ struct OpenChunk {
     buffer: Buffer,
     changed: bool,
     used_at: u64,
+    /// It was stored before: who changes one place in it may change another, so it is
+    /// not stored again at once, though nothing is missing in it.
+    reopened: bool,
 }
 
 impl ImageWriter {
-    /// Writes into `sink`.
+    /// Writes into `sink`. Call it within the runtime.
     pub fn new(sink: Arc<dyn BackupSink>, buffers: Buffers) -> Self {
         Self {
             sink,
             buffers,
+            runtime: Handle::current(),
             state: Mutex::default(),
             size: AtomicU64::new(0),
         }
@@ -152,8 +159,8 @@ impl ImageWriter {
             }
             self.fail_if_failed(&state)?;
             self.write_open(&mut state, index, within, piece)?;
+            self.grow(&mut state, offset + (bytes.len() - rest.len()) as u64);
         }
-        self.grow(&mut state, offset + bytes.len() as u64);
         Ok(())
     }
 
@@ -200,7 +207,6 @@ impl ImageWriter {
             if is_whole {
                 self.drop_chunk(&mut state, index).await?;
             } else if state.open.contains_key(&index) || state.stored.contains_key(&index) {
-                self.open_chunk(&mut state, index).await?;
                 let zeros = vec![0; length.min(1 << 20)];
                 let mut at = 0;
                 while at < length {
@@ -208,6 +214,8 @@ impl ImageWriter {
                     let Some(zeros) = zeros.get(..some) else {
                         break;
                     };
+                    // The piece before may have completed the chunk, and closed it.
+                    self.open_chunk(&mut state, index).await?;
                     self.write_open(&mut state, index, within + at as u64, zeros)?;
                     at += some;
                 }
@@ -331,6 +339,7 @@ impl ImageWriter {
                 buffer,
                 changed: false,
                 used_at: now,
+                reopened: false,
             },
         );
         Ok(())
@@ -358,6 +367,7 @@ impl ImageWriter {
                         buffer,
                         changed: false,
                         used_at: 0,
+                        reopened: true,
                     },
                 );
             }
@@ -370,7 +380,7 @@ impl ImageWriter {
         if let Some(chunk) = state.open.get_mut(&index) {
             chunk.buffer.write(within, bytes)?;
             chunk.changed = true;
-            if chunk.buffer.is_full(chunk_size) {
+            if !chunk.reopened && chunk.buffer.is_full(chunk_size) {
                 self.begin_storing(state, index, chunk_size)?;
             }
         }
@@ -389,11 +399,12 @@ impl ImageWriter {
         let sink = Arc::clone(&self.sink);
         state.storing_chunks.push(index);
         state.stored.insert(index, length);
-        state.storing.spawn(async move {
+        let store = async move {
             let result = sink.store(index, data).await;
             drop(permits);
             (index, result)
-        });
+        };
+        state.storing.spawn_on(store, &self.runtime);
         Ok(())
     }
 

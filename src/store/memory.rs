@@ -7,12 +7,15 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// See the module's page.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     containers: Mutex<Containers>,
+    /// The version of the object that was stored last: none is ever used again.
+    version: AtomicU64,
 }
 
 type Containers = BTreeMap<String, BTreeMap<String, Object>>;
@@ -145,7 +148,7 @@ impl ObjectStore for MemoryStore {
         .map_err(|e| Error::io("store object", format!("{container}/{name}"), &e))?;
         let mut containers = self.lock();
         let objects = containers.entry(container.to_owned()).or_default();
-        let version = objects.get(name).map_or(0, |object| object.version + 1);
+        let version = self.version.fetch_add(1, Ordering::Relaxed) + 1;
         objects.insert(
             name.to_owned(),
             Object {

@@ -136,15 +136,14 @@ fn open_object(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK)
-        .open(path)?;
-    // A fifo or a device under an object's name is no object.
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "not a plain file",
-        ));
+        .open(path);
+    // A link, a socket, a fifo or a device under an object's name is no object.
+    let not_plain = || io::Error::new(io::ErrorKind::InvalidData, "not a plain file");
+    match file {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ELOOP | libc::ENXIO)) => Err(not_plain()),
+        Ok(file) if !file.metadata()?.is_file() => Err(not_plain()),
+        other => other,
     }
-    Ok(file)
 }
 
 fn read_range(path: &Path, range: &Range<u64>) -> io::Result<Bytes> {

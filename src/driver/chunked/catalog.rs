@@ -4,25 +4,26 @@
 //! metadata object says is kept for as long as the store reports the same version of it.
 
 use super::Options;
-use super::hashlist::HashList;
+use super::summary::{Known, Summarizer, Summary};
 use crate::driver::Backup;
 use crate::error::{Error, Kind, Result};
-use crate::format::{BackupName, LARGEST_METADATA, Layout, Metadata};
-use crate::store::{ObjectStore, read_whole};
-use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use crate::format::{BackupName, Layout};
+use crate::store::ObjectStore;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 
 /// Every object of a backup begins so, whatever the layout.
 const ANY_BACKUP: &str = "volume_";
+/// Metadata objects that are read at a time.
+const LOOKS: usize = 16;
 
 /// See the module's page.
 #[derive(Debug)]
 pub struct Catalog {
-    store: Arc<dyn ObjectStore>,
-    service: &'static str,
+    summarizer: Arc<Summarizer>,
     layout: Layout,
     list_ttl: Duration,
     state: Mutex<State>,
@@ -33,42 +34,29 @@ struct State {
     /// When the store was listed.
     listed: Option<Instant>,
     /// The names of all finished backups, by volume.
-    volumes: BTreeMap<String, Vec<Arc<BackupName>>>,
+    volumes: BTreeMap<String, Vec<Listed>>,
     /// What is known of the backups of a volume since the last listing.
     backups: HashMap<String, Vec<Arc<Backup>>>,
     /// What metadata objects say.
     known: HashMap<Arc<BackupName>, Known>,
 }
 
+/// A finished backup of the listing.
 #[derive(Debug, Clone)]
-struct Known {
-    version: String,
-    summary: Result<Arc<Summary>, Error>,
-}
-
-/// What a listing needs of a metadata document.
-#[derive(Debug)]
-struct Summary {
-    backup: Backup,
-    /// The end of its own last chunk.
-    end: u64,
-    /// The exact size of the image, where we noted it.
-    size: Option<u64>,
-    /// Size and number of the hashed blocks, for an incremental backup of Cinder's.
-    hashed: Option<(u64, u64)>,
-}
-
-/// The text of a backup's metadata.
-pub async fn read_metadata_text(store: &dyn ObjectStore, name: &BackupName) -> Result<Bytes> {
-    read_whole(store, &name.container, &name.metadata(), LARGEST_METADATA).await
+struct Listed {
+    name: Arc<BackupName>,
+    /// That of its metadata object, if the listing told it and it is still true.
+    version: Option<String>,
 }
 
 impl Catalog {
     /// An empty catalogue of `store`; it is filled when it is first asked.
     pub fn new(store: &Arc<dyn ObjectStore>, options: &Options) -> Self {
         Self {
-            store: Arc::clone(store),
-            service: options.service,
+            summarizer: Arc::new(Summarizer {
+                store: Arc::clone(store),
+                service: options.service,
+            }),
             layout: options.layout,
             list_ttl: options.list_ttl,
             state: Mutex::default(),
@@ -144,9 +132,13 @@ impl Catalog {
         let mut state = self.state.lock().await;
         state.known.remove(name);
         state.backups.remove(&name.volume_id);
-        let names = state.volumes.entry(name.volume_id.clone()).or_default();
-        if !names.iter().any(|known| **known == *name) {
-            names.push(Arc::new(name.clone()));
+        let listed = state.volumes.entry(name.volume_id.clone()).or_default();
+        match listed.iter_mut().find(|listed| *listed.name == *name) {
+            Some(listed) => listed.version = None,
+            None => listed.push(Listed {
+                name: Arc::new(name.clone()),
+                version: None,
+            }),
         }
     }
 
@@ -155,8 +147,8 @@ impl Catalog {
         let mut state = self.state.lock().await;
         state.known.remove(name);
         state.backups.remove(&name.volume_id);
-        if let Some(names) = state.volumes.get_mut(&name.volume_id) {
-            names.retain(|known| **known != *name);
+        if let Some(listed) = state.volumes.get_mut(&name.volume_id) {
+            listed.retain(|listed| *listed.name != *name);
         }
     }
 
@@ -169,20 +161,22 @@ impl Catalog {
         if state.listed.is_some_and(|at| at.elapsed() < self.list_ttl) {
             return Ok(());
         }
-        let mut volumes: BTreeMap<String, Vec<Arc<BackupName>>> = BTreeMap::new();
+        let mut volumes: BTreeMap<String, Vec<Listed>> = BTreeMap::new();
         let mut all = HashSet::new();
-        for container in self.store.containers(ANY_BACKUP).await? {
-            for entry in self.store.list(&container, ANY_BACKUP).await? {
+        let store = &self.summarizer.store;
+        for container in store.containers(ANY_BACKUP).await? {
+            for entry in store.list(&container, ANY_BACKUP).await? {
                 let Some(name) = BackupName::of_metadata(self.layout, &container, &entry.name)
                 else {
                     continue;
                 };
                 let name = Arc::new(name);
                 all.insert(Arc::clone(&name));
-                volumes
-                    .entry(name.volume_id.clone())
-                    .or_default()
-                    .push(name);
+                let volume = volumes.entry(name.volume_id.clone()).or_default();
+                volume.push(Listed {
+                    name,
+                    version: entry.version,
+                });
             }
         }
         state.known.retain(|name, _| all.contains(name));
@@ -196,102 +190,40 @@ impl Catalog {
         if let Some(known) = state.backups.get(volume_id) {
             return Ok(known.clone());
         }
-        let names = state.volumes.get(volume_id).cloned().unwrap_or_default();
-        let mut summaries = Vec::with_capacity(names.len());
-        for name in &names {
-            let known = match self.summary(state.known.get(name), name).await {
+        let listed = state.volumes.get(volume_id).cloned().unwrap_or_default();
+        let mut summaries = Vec::with_capacity(listed.len());
+        let mut looks = JoinSet::new();
+        let mut waiting = listed.into_iter();
+        loop {
+            while looks.len() < LOOKS
+                && let Some(Listed { name, version }) = waiting.next()
+            {
+                let known = state.known.get(&name).cloned();
+                let summarizer = Arc::clone(&self.summarizer);
+                looks.spawn(async move {
+                    let looked = summarizer.look(&name, version, known).await;
+                    (name, looked)
+                });
+            }
+            let Some(joined) = looks.join_next().await else {
+                break;
+            };
+            let (name, looked) = joined.map_err(lost)?;
+            let known = match looked {
                 // Deleted by somebody else since the listing.
                 Err(e) if e.kind() == Kind::NotFound => continue,
                 other => other?,
             };
-            summaries.push((Arc::clone(name), known.summary.clone()));
-            state.known.insert(Arc::clone(name), known);
+            summaries.push((Arc::clone(&name), known.summary.clone()));
+            // What is not ours to read may become so, and the version stays the same.
+            if !matches!(&known.summary, Err(e) if e.kind() == Kind::Denied) {
+                state.known.insert(name, known);
+            }
         }
+        summaries.sort_by(|(one, _), (other, _)| one.prefix.cmp(&other.prefix));
         let backups = self.assemble(&summaries);
         state.backups.insert(volume_id.to_owned(), backups.clone());
         Ok(backups)
-    }
-
-    /// What the metadata object says now; `known` is what it said before.
-    async fn summary(&self, known: Option<&Known>, name: &BackupName) -> Result<Known> {
-        let version = self
-            .store
-            .stat(&name.container, &name.metadata())
-            .await?
-            .version;
-        if let Some(known) = known.filter(|known| known.version == version) {
-            return Ok(known.clone());
-        }
-        let read = async {
-            let text = read_metadata_text(self.store.as_ref(), name).await?;
-            self.summarize(name, Metadata::parse(name, &text)?).await
-        };
-        let summary = match read.await {
-            Ok(summary) => Ok(Arc::new(summary)),
-            // Only what is wrong with the document itself is remembered.
-            Err(e) if e.kind() == Kind::Corrupt => {
-                tracing::error!("backup {} cannot be read: {e}", name.backup_id);
-                Err(e)
-            }
-            Err(e) => return Err(e),
-        };
-        Ok(Known { version, summary })
-    }
-
-    async fn summarize(&self, name: &BackupName, metadata: Metadata) -> Result<Summary> {
-        let hashed = match (&metadata.parent_id, metadata.own.size) {
-            (Some(_), None) => HashList::open(&self.store, name)
-                .await?
-                .map(|list| (list.block_size(), list.count())),
-            _ => None,
-        };
-        let end = metadata.end();
-        let codecs: BTreeSet<&str> = metadata
-            .objects
-            .iter()
-            .map(|object| object.compression.as_str())
-            .collect();
-        let mut backup = self.bare(name);
-        backup.compression = codecs.into_iter().collect::<Vec<_>>().join(",");
-        backup.object_count = metadata.objects.len() as u64;
-        backup.data_bytes = metadata.own.data_bytes;
-        backup.stored_bytes = metadata.own.stored_bytes;
-        backup.modified = metadata.own.modified();
-        backup.written_as_file = metadata.own.file;
-        backup.created_at = metadata.created_at.or(backup.created_at);
-        backup.parent_id = metadata.parent_id;
-        backup.name = metadata.backup_name;
-        backup.description = metadata.backup_description;
-        Ok(Summary {
-            backup,
-            end,
-            size: metadata.own.size,
-            hashed,
-        })
-    }
-
-    /// What a backup's name alone tells.
-    fn bare(&self, name: &BackupName) -> Backup {
-        Backup {
-            id: name.backup_id.clone(),
-            volume_id: name.volume_id.clone(),
-            parent_id: None,
-            name: None,
-            written_as_file: false,
-            description: None,
-            created_at: name.stamped_at(),
-            modified: None,
-            size: 0,
-            data_bytes: None,
-            stored_bytes: None,
-            object_count: 0,
-            compression: String::new(),
-            depth: 0,
-            service: self.service,
-            container: name.container.clone(),
-            service_metadata: name.prefix.clone(),
-            fault: None,
-        }
     }
 
     /// Sizes and depths depend on the chain, so they come when all is known.
@@ -307,7 +239,7 @@ impl Catalog {
             let summary = match summary {
                 Ok(summary) => summary,
                 Err(fault) => {
-                    let mut backup = self.bare(name);
+                    let mut backup = self.summarizer.bare(name);
                     backup.fault = Some(fault.clone());
                     return Arc::new(backup);
                 }
@@ -378,10 +310,15 @@ fn size_by_hashes(end: u64, summary: &Summary) -> u64 {
 }
 
 fn find<'a>(state: &'a State, backup: &Backup) -> Option<&'a Arc<BackupName>> {
-    let names = state.volumes.get(&backup.volume_id)?;
+    let listed = state.volumes.get(&backup.volume_id)?;
+    let mut names = listed.iter().map(|listed| &listed.name);
     names
-        .iter()
         .find(|name| name.prefix == backup.service_metadata && name.container == backup.container)
+}
+
+fn lost(e: tokio::task::JoinError) -> Error {
+    let reason = format!("a fault of the program: {e}");
+    Error::new(Kind::Unavailable, "list", "backups", reason)
 }
 
 fn gone(id: &str) -> Error {

@@ -1,23 +1,25 @@
 //! The hashes of an image's blocks, read from its `_sha256file` a page at a time.
 
-use crate::error::{Error, Result};
-use crate::format::{BackupName, Digest, HashListHeader, HashListTail, parse_sha256_entries};
+use super::shelf::Shelf;
+use crate::error::{Error, Kind, Result};
+use crate::format::{
+    BackupName, Digest, HashListHeader, HashListTail, from_hex, parse_sha256_entries, to_hex,
+};
 use crate::store::{ObjectStore, read_whole};
-use crate::{error::Kind, format::to_hex};
-use lru::LruCache;
 use serde::Deserialize;
-use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Hashes on a page: 128 KiB of them, and 288 KiB of text.
 const PAGE: u64 = 4096;
 /// Pages kept of one list: 4 MiB, which cover 4 GiB of an image at Cinder's block size.
-const PAGES_KEPT: NonZeroUsize = NonZeroUsize::new(32).unwrap();
+const PAGES_KEPT: u64 = 32;
 /// How much is read to find the list in the file: ids, a name of 255 characters and
-/// a description of as many, each up to twelve bytes, stand before it.
+/// a description of as many, each up to twelve bytes, stand before it. A description
+/// that was not Cinder's may be longer.
 const HEAD_BYTES: u64 = 8 << 10;
-const TAIL_BYTES: u64 = 2 << 10;
+const LONGEST_HEAD: u64 = 1 << 20;
+const TAIL_BYTES: u64 = 8 << 10;
 /// A list that Cinder's `json.dumps` did not write is parsed whole, up to this size.
 const LARGEST_FOREIGN: u64 = 16 << 20;
 
@@ -31,7 +33,7 @@ pub struct HashList {
     /// Number of hashes.
     count: u64,
     text: Text,
-    pages: Mutex<LruCache<u64, Arc<Vec<Digest>>>>,
+    pages: Mutex<Shelf<u64, Vec<Digest>>>,
 }
 
 #[derive(Debug)]
@@ -59,10 +61,17 @@ impl HashList {
             Err(e) if e.kind() == Kind::NotFound => return Ok(None),
             other => other?.size,
         };
-        let head = store.read(&name.container, &object, 0..HEAD_BYTES).await?;
         let tail_at = size.saturating_sub(TAIL_BYTES);
         let tail = store.read(&name.container, &object, tail_at..size).await?;
-        let (block_size, count, text) = match regular(&head, &tail, tail_at) {
+        let mut found = None;
+        for length in [HEAD_BYTES, LONGEST_HEAD] {
+            let head = store.read(&name.container, &object, 0..length).await?;
+            found = regular(&head, &tail, tail_at);
+            if found.is_some() || size <= length {
+                break;
+            }
+        }
+        let (block_size, count, text) = match found {
             Some(found) => found,
             None => foreign(store.as_ref(), name).await?,
         };
@@ -72,7 +81,7 @@ impl HashList {
             block_size,
             count,
             text,
-            pages: Mutex::new(LruCache::new(PAGES_KEPT)),
+            pages: Mutex::new(Shelf::new(PAGES_KEPT)),
         }))
     }
 
@@ -100,29 +109,33 @@ impl HashList {
         }
     }
 
-    /// Makes the hashes of a range of blocks available to [`HashList::peek`].
+    /// Makes the hashes of a range of blocks available to [`HashList::peek`], for at
+    /// least as long as the result is held.
     ///
     /// # Errors
     /// `Corrupt` when an entry is no hash; those of the store.
-    pub async fn load(&self, blocks: Range<u64>) -> Result<()> {
-        let Text::Regular { .. } = self.text else {
-            return Ok(());
-        };
+    pub async fn load(&self, blocks: Range<u64>) -> Result<Vec<Arc<Vec<Digest>>>> {
         let end = blocks.end.min(self.count);
-        if blocks.start >= end {
-            return Ok(());
+        let mut held = Vec::new();
+        if matches!(self.text, Text::Whole(_)) || blocks.start >= end {
+            return Ok(held);
         }
         for page in blocks.start / PAGE..=(end - 1) / PAGE {
-            self.page(page).await?;
+            held.push(self.page(page).await?);
         }
-        Ok(())
+        Ok(held)
     }
 
-    /// One page of hashes, for who goes through all of them.
+    /// The page that holds block `index`, and the number of the first block on it.
     ///
     /// # Errors
     /// As [`HashList::load`].
-    pub async fn page(&self, page: u64) -> Result<Arc<Vec<Digest>>> {
+    pub async fn page_of(&self, index: u64) -> Result<(Arc<Vec<Digest>>, u64)> {
+        let page = index / PAGE;
+        Ok((self.page(page).await?, page * PAGE))
+    }
+
+    async fn page(&self, page: u64) -> Result<Arc<Vec<Digest>>> {
         let (first, stride) = match &self.text {
             Text::Regular { first, stride } => (*first, *stride),
             Text::Whole(list) => {
@@ -136,8 +149,7 @@ impl HashList {
             .pages
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .get(&page)
-            .cloned();
+            .get(&page);
         if let Some(known) = known {
             return Ok(known);
         }
@@ -146,10 +158,9 @@ impl HashList {
         let at = first + from * stride;
         // The last entry has no next one: read up to its closing quote.
         let end = at + count.saturating_sub(1) * stride + 66;
-        let text = self
-            .store
-            .read(&self.name.container, &self.name.sha256file(), at..end)
-            .await?;
+        let object = self.name.sha256file();
+        let text = self.store.read(&self.name.container, &object, at..end);
+        let text = text.await?;
         let digests = parse_sha256_entries(&text, stride, count as usize).ok_or_else(|| {
             let reason = format!(
                 "an entry among hashes {from} to {} is no sha256",
@@ -159,13 +170,8 @@ impl HashList {
         })?;
         let digests = Arc::new(digests);
         let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
-        pages.put(page, Arc::clone(&digests));
+        pages.put(page, Arc::clone(&digests), 1);
         Ok(digests)
-    }
-
-    /// Number of pages.
-    pub fn pages(&self) -> u64 {
-        self.count.div_ceil(PAGE)
     }
 
     /// What to say when block `index` is not what its hash says.
@@ -206,7 +212,7 @@ async fn foreign(store: &dyn ObjectStore, name: &BackupName) -> Result<(u64, u64
     let digests: Option<Vec<Digest>> = list
         .sha256s
         .iter()
-        .map(|hex| crate::format::from_hex(hex.as_bytes()))
+        .map(|hex| from_hex(hex.as_bytes()))
         .collect();
     let digests = digests.ok_or_else(|| corrupt("an entry is no sha256".into()))?;
     Ok((list.chunk_size, digests.len() as u64, Text::Whole(digests)))

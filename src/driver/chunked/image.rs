@@ -1,18 +1,17 @@
 //! A finished backup in Cinder's chunked format, open for reading: the chain resolved
 //! into extents, and every block checked before it counts.
 
-use super::digest::zero_digest_of;
 use super::hashlist::HashList;
 use super::object::{Cut, Object, key_of};
-use crate::driver::{Block, BlockKey, BlockSink, Content, Place, Source};
+use super::shelf::Shelf;
+use crate::codec::Codec;
+use crate::driver::{Block, BlockKey, BlockSink, Content, Place, Prepared, Source};
 use crate::error::{Error, Result};
-use crate::format::{BackupName, Digest, Extent, ObjectEntry};
+use crate::format::{BackupName, Digest, Extent, ObjectEntry, zero_digest};
 use crate::store::ObjectStore;
 use async_trait::async_trait;
-use lru::LruCache;
-use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Blocks of the cache are at least this large, and a multiple of the hashed blocks.
 const LEAST_BLOCK: u64 = 32 << 10;
@@ -20,27 +19,94 @@ const LEAST_BLOCK: u64 = 32 << 10;
 const LARGEST_HASHED: u64 = 16 << 20;
 /// How much of an object that is stored as it is one task fetches.
 const UNIT_BYTES: u64 = 1 << 20;
-/// Objects whose decoder, check points or digests are kept for who reads them next.
-const OBJECTS_KEPT: NonZeroUsize = NonZeroUsize::new(32).unwrap();
-const TABLES_KEPT: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+/// Objects whose decoder and check points are kept for who reads them next.
+const OBJECTS_KEPT: u64 = 32;
+/// How many digests of objects without a list of hashes are kept: 64 MiB of them, which
+/// cover 64 GiB of data.
+const DIGESTS_KEPT: u64 = 2 << 20;
 
 /// The open objects of a driver, shared by all its backups.
 #[derive(Debug)]
-pub struct OpenObjects(Mutex<LruCache<u128, Arc<Object>>>);
+pub struct OpenObjects {
+    objects: Mutex<Shelf<u128, Object>>,
+    /// For objects that no list of hashes can vouch for: the digests of their blocks,
+    /// once their md5 was found right.
+    tables: Mutex<Shelf<(u128, u32), [Digest]>>,
+}
 
 impl Default for OpenObjects {
     fn default() -> Self {
-        Self(Mutex::new(LruCache::new(OBJECTS_KEPT)))
+        Self {
+            objects: Mutex::new(Shelf::new(OBJECTS_KEPT)),
+            tables: Mutex::new(Shelf::new(DIGESTS_KEPT)),
+        }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One object of the image, of whichever backup in the chain.
 #[derive(Debug)]
 pub struct Part {
-    /// The backup that it belongs to.
-    pub name: Arc<BackupName>,
-    /// What its metadata says of it.
-    pub entry: ObjectEntry,
+    name: Arc<BackupName>,
+    entry: ObjectEntry,
+    key: u128,
+    /// Whether the image's list of hashes can vouch for all of it that is seen.
+    listed: bool,
+}
+
+impl Part {
+    /// The object of `entry` in the backup `name`.
+    pub fn new(name: &Arc<BackupName>, entry: ObjectEntry) -> Self {
+        Self {
+            key: key_of(name, &entry),
+            name: Arc::clone(name),
+            entry,
+            listed: true,
+        }
+    }
+}
+
+/// The image's list of hashes, and what it says of zeros.
+#[derive(Debug)]
+struct Hashes {
+    list: HashList,
+    zero: Digest,
+    /// That of the last block, which may be shorter.
+    last_zero: Digest,
+}
+
+impl Hashes {
+    fn new(list: HashList, size: u64) -> Self {
+        let tail = size % list.block_size();
+        let zero = zero_digest(list.block_size());
+        Self {
+            last_zero: if tail > 0 { zero_digest(tail) } else { zero },
+            zero,
+            list,
+        }
+    }
+
+    fn is_zero(&self, index: u64, digest: &Digest) -> bool {
+        if index + 1 == self.list.count() {
+            *digest == self.last_zero
+        } else {
+            *digest == self.zero
+        }
+    }
+
+    /// Whether a range of the image is zero; `None` when what tells is not at hand.
+    fn says_zero(&self, range: &Range<u64>) -> Option<bool> {
+        let block = self.list.block_size();
+        for index in range.start / block..range.end.div_ceil(block) {
+            if !self.is_zero(index, &self.list.peek(index)?) {
+                return Some(false);
+            }
+        }
+        Some(true)
+    }
 }
 
 /// See the module's page.
@@ -51,10 +117,7 @@ pub struct ChunkedImage {
     objects: Arc<OpenObjects>,
     parts: Vec<Part>,
     extents: Vec<Extent>,
-    hashes: Option<HashList>,
-    /// For objects that the list of hashes cannot vouch for: the digests of their
-    /// blocks, once their md5 was found right.
-    tables: Mutex<LruCache<usize, Arc<[Digest]>>>,
+    hashes: Option<Hashes>,
 }
 
 impl ChunkedImage {
@@ -64,10 +127,21 @@ impl ChunkedImage {
         size: u64,
         store: &Arc<dyn ObjectStore>,
         objects: &Arc<OpenObjects>,
-        parts: Vec<Part>,
+        mut parts: Vec<Part>,
         extents: Vec<Extent>,
         hashes: Option<HashList>,
     ) -> Self {
+        let hashes = hashes.filter(|list| list.block_size() <= LARGEST_HASHED);
+        let block = hashes.as_ref().map_or(1, HashList::block_size);
+        for extent in &extents {
+            if let Some(part) = parts.get_mut(extent.object) {
+                let data_end = part.entry.offset + part.entry.length;
+                let ends_well =
+                    extent.end % block == 0 || extent.end == size && data_end == size;
+                let fits = part.entry.offset % block == 0 && extent.start % block == 0 && ends_well;
+                part.listed &= fits && hashes.is_some();
+            }
+        }
         Self {
             backup_id: backup_id.to_owned(),
             size,
@@ -75,8 +149,7 @@ impl ChunkedImage {
             objects: Arc::clone(objects),
             parts,
             extents,
-            hashes: hashes.filter(|list| list.block_size() <= LARGEST_HASHED),
-            tables: Mutex::new(LruCache::new(TABLES_KEPT)),
+            hashes: hashes.map(|list| Hashes::new(list, size)),
         }
     }
 
@@ -86,20 +159,15 @@ impl ChunkedImage {
         self.extents.get(index)
     }
 
-    /// The list of hashes, if it can vouch for an object: one whose ends lie where
-    /// blocks of the image do.
-    fn list_for(&self, part: &Part) -> Option<&HashList> {
-        let list = self.hashes.as_ref()?;
-        let end = part.entry.offset + part.entry.length;
-        let fits = part.entry.offset % list.block_size() == 0
-            && (end % list.block_size() == 0 || end >= self.size);
-        fits.then_some(list)
+    /// The list of hashes, if it can vouch for an object.
+    fn hashes_for(&self, part: &Part) -> Option<&Hashes> {
+        self.hashes.as_ref().filter(|_| part.listed)
     }
 
     fn cut_of(&self, part: &Part) -> Cut {
         let digest_size = self
-            .list_for(part)
-            .map_or(LEAST_BLOCK, HashList::block_size);
+            .hashes_for(part)
+            .map_or(LEAST_BLOCK, |hashes| hashes.list.block_size());
         let blocks = LEAST_BLOCK.div_ceil(digest_size);
         // Both are at most LARGEST_HASHED.
         Cut {
@@ -109,27 +177,13 @@ impl ChunkedImage {
     }
 
     fn object(&self, part: &Part) -> Arc<Object> {
-        let key = key_of(&part.name, part.entry.number);
-        let mut open = self
-            .objects
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let make = || Arc::new(Object::new(&self.store, &part.name, &part.entry));
-        Arc::clone(open.get_or_insert(key, make))
-    }
-
-    /// Whether the hashes of image blocks `range` say that they are all zero; `None`
-    /// when they are not at hand.
-    fn hashed_zero(&self, list: &HashList, range: Range<u64>) -> Option<bool> {
-        for index in range {
-            let start = index * list.block_size();
-            let length = list.block_size().min(self.size.saturating_sub(start));
-            if list.peek(index)? != zero_digest_of(length) {
-                return Some(false);
-            }
+        let mut open = lock(&self.objects.objects);
+        if let Some(object) = open.get(&part.key) {
+            return object;
         }
-        Some(true)
+        let object = Arc::new(Object::new(&self.store, &part.name, &part.entry));
+        open.put(part.key, Arc::clone(&object), 1);
+        object
     }
 
     /// The extents that touch a range, each clipped to it.
@@ -157,9 +211,21 @@ impl ChunkedImage {
         self.parts.get(extent.object).ok_or_else(missing)
     }
 
-    fn table(&self, object: usize) -> Option<Arc<[Digest]>> {
-        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        tables.get(&object).cloned()
+    fn table(&self, part: &Part, cut: Cut) -> Option<Arc<[Digest]>> {
+        lock(&self.objects.tables).get(&(part.key, cut.digest_size))
+    }
+
+    /// The digests of an object's blocks, which is read whole for them if need be.
+    async fn scanned(&self, part: &Part, sink: &dyn BlockSink) -> Result<Arc<[Digest]>> {
+        let cut = self.cut_of(part);
+        if let Some(known) = self.table(part, cut) {
+            return Ok(known);
+        }
+        let keep = |table: &Arc<[Digest]>| {
+            let key = (part.key, cut.digest_size);
+            lock(&self.objects.tables).put(key, Arc::clone(table), table.len() as u64);
+        };
+        self.object(part).scan(cut, sink, &keep).await
     }
 }
 
@@ -175,15 +241,15 @@ impl Content for ChunkedImage {
             // No object holds anything here: only the list of hashes can say that this
             // is zero, and it is asked block by block.
             let end = extent.map_or(self.size, |next| next.start);
-            let Some(list) = &self.hashes else {
+            let Some(hashes) = &self.hashes else {
                 return Place {
                     source: Source::Unknown,
-                    length: end - offset,
+                    length: end.saturating_sub(offset),
                 };
             };
-            let index = offset / list.block_size();
-            let end = end.min((index + 1) * list.block_size());
-            let source = match self.hashed_zero(list, index..index + 1) {
+            let block = hashes.list.block_size();
+            let end = end.min((offset / block + 1).saturating_mul(block));
+            let source = match hashes.says_zero(&(offset..offset + 1)) {
                 Some(true) => Source::Zero,
                 _ => Source::Unknown,
             };
@@ -204,32 +270,21 @@ impl Content for ChunkedImage {
         let block_start = number * u64::from(cut.block_size);
         let block_end = block_start + u64::from(cut.block_size);
         let length = (block_end - within).min(extent.end - offset);
-        if let Some(list) = self.list_for(part) {
-            let first = offset / list.block_size();
-            let last = (offset + length - 1) / list.block_size();
-            match self.hashed_zero(list, first..last + 1) {
-                Some(true) => {
-                    return Place {
-                        source: Source::Zero,
-                        length,
-                    };
-                }
-                None => {
-                    return Place {
-                        source: Source::Unknown,
-                        length,
-                    };
-                }
-                Some(false) => {}
-            }
-        }
         let key = BlockKey {
-            object: key_of(&part.name, part.entry.number),
+            object: part.key,
             block_size: cut.block_size,
             digest_size: cut.digest_size,
             number,
         };
-        let source = Source::Block(key, (within - block_start) as u32);
+        let zero = match self.hashes_for(part) {
+            Some(hashes) => hashes.says_zero(&(offset..offset + length)),
+            None => Some(false),
+        };
+        let source = match zero {
+            Some(true) => Source::Zero,
+            Some(false) => Source::Block(key, (within - block_start) as u32),
+            None => Source::Unknown,
+        };
         Place { source, length }
     }
 
@@ -240,42 +295,45 @@ impl Content for ChunkedImage {
         let extent = self.extent_at(offset)?;
         let part = self.parts.get(extent.object)?;
         let size = u64::from(key.digest_size);
-        let (first, last) = (
-            u64::from(within) / size,
-            (u64::from(within) + place.length - 1) / size,
-        );
-        let list = self.list_for(part);
-        let table = if list.is_none() {
-            Some(self.table(extent.object)?)
-        } else {
-            None
+        let needed = u64::from(within) + place.length;
+        if (block.bytes.len() as u64) < needed {
+            return Some(false);
+        }
+        let hashes = self.hashes_for(part);
+        let table = match hashes {
+            Some(_) => None,
+            None => Some(self.table(part, self.cut_of(part))?),
         };
-        // Where in the image, or in the object's table, the block's first digest stands.
-        let block_start = key.number * u64::from(key.block_size);
-        for digest in first..=last {
-            let expected = match (list, &table) {
-                (Some(list), _) => list.peek((part.entry.offset + block_start) / size + digest)?,
-                (None, Some(table)) => {
-                    let index = usize::try_from(block_start / size + digest).ok()?;
-                    *table.get(index)?
-                }
+        // Number of the block's first digest in the object.
+        let first = key.number * u64::from(key.block_size) / size;
+        for digest in u64::from(within) / size..=(needed - 1) / size {
+            let expected = match (hashes, &table) {
+                (Some(hashes), _) => hashes.list.peek(part.entry.offset / size + first + digest)?,
+                (None, Some(table)) => *table.get(usize::try_from(first + digest).ok()?)?,
                 (None, None) => return Some(false),
             };
             if block.digests.get(digest as usize) != Some(&expected) {
                 return Some(false);
             }
         }
-        let needed = u64::from(within) + place.length;
-        Some(block.bytes.len() as u64 >= needed)
+        Some(true)
     }
 
-    async fn prepare(&self, range: Range<u64>) -> Result<()> {
-        let Some(list) = &self.hashes else {
-            return Ok(());
-        };
-        let first = range.start / list.block_size();
-        list.load(first..range.end.div_ceil(list.block_size()))
-            .await
+    async fn prepare(&self, range: Range<u64>, sink: &dyn BlockSink) -> Result<Prepared> {
+        let mut held: Vec<Arc<dyn Send + Sync>> = Vec::new();
+        if let Some(Hashes { list, .. }) = &self.hashes {
+            let blocks = range.start / list.block_size()..range.end.div_ceil(list.block_size());
+            for page in list.load(blocks).await? {
+                held.push(page);
+            }
+        }
+        for extent in self.extents_in(range) {
+            let part = self.part(&extent)?;
+            if self.hashes_for(part).is_none() {
+                held.push(Arc::new(self.scanned(part, sink).await?));
+            }
+        }
+        Ok(Prepared::holding(held))
     }
 
     async fn fetch(
@@ -287,16 +345,10 @@ impl Content for ChunkedImage {
         for extent in self.extents_in(range) {
             let part = self.part(&extent)?;
             let cut = self.cut_of(part);
-            let object = self.object(part);
-            if self.list_for(part).is_none() && self.table(extent.object).is_none() {
-                let table = object.scan(cut, sink).await?;
-                let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-                tables.put(extent.object, table);
-            }
             let block_size = u64::from(cut.block_size);
             let end = extent.object_offset + (extent.end - extent.start);
             let numbers = extent.object_offset / block_size..end.div_ceil(block_size);
-            blocks.extend(object.blocks(numbers, cut, sink).await?);
+            blocks.extend(self.object(part).blocks(numbers, cut, sink).await?);
         }
         Ok(blocks)
     }
@@ -311,7 +363,7 @@ impl Content for ChunkedImage {
         let in_order = self
             .parts
             .get(extent.object)
-            .is_some_and(|part| part.entry.codec != crate::codec::Codec::None);
+            .is_some_and(|part| part.entry.codec != Codec::None);
         if in_order {
             return (extent.start..extent.end, true);
         }
@@ -323,42 +375,44 @@ impl Content for ChunkedImage {
         if offset >= self.size {
             return Ok(None);
         }
-        let Some(list) = &self.hashes else {
+        let Some(hashes) = &self.hashes else {
             return Ok(Some(if hole { self.size } else { offset }));
         };
-        let mut index = offset / list.block_size();
-        while index < list.count() {
-            list.load(index..index + 1).await?;
-            if self
-                .hashed_zero(list, index..index + 1)
-                .is_some_and(|zero| zero == hole)
-            {
-                return Ok(Some(offset.max(index * list.block_size())));
+        let block = hashes.list.block_size();
+        let mut index = offset / block;
+        while index < hashes.list.count() {
+            let (page, first) = hashes.list.page_of(index).await?;
+            let from = usize::try_from(index - first).unwrap_or(usize::MAX);
+            for digest in page.get(from..).unwrap_or_default() {
+                if hashes.is_zero(index, digest) == hole {
+                    return Ok(Some(offset.max(index * block)));
+                }
+                index += 1;
             }
-            index += 1;
+            if page.len() <= from {
+                break;
+            }
         }
         Ok(hole.then_some(self.size))
     }
 
     async fn data_bytes(&self) -> Result<u64> {
-        let Some(list) = &self.hashes else {
+        let Some(hashes) = &self.hashes else {
             return Ok(self.size);
         };
-        let mut data = self.size;
-        let zero = zero_digest_of(list.block_size());
-        for page in 0..list.pages() {
-            let zeros = list
-                .page(page)
-                .await?
-                .iter()
-                .filter(|digest| **digest == zero)
-                .count();
-            data = data.saturating_sub(zeros as u64 * list.block_size());
-        }
-        // The last block may be short, and has another hash then.
-        let tail = self.size % list.block_size();
-        if tail > 0 && list.peek(list.count().saturating_sub(1)) == Some(zero_digest_of(tail)) {
-            data = data.saturating_sub(tail);
+        let block = hashes.list.block_size();
+        let (mut index, mut data) = (0, 0);
+        while index < hashes.list.count() {
+            let (page, _) = hashes.list.page_of(index).await?;
+            if page.is_empty() {
+                break;
+            }
+            for digest in page.iter() {
+                if !hashes.is_zero(index, digest) {
+                    data += block.min(self.size - index * block);
+                }
+                index += 1;
+            }
         }
         Ok(data)
     }
@@ -372,8 +426,8 @@ impl Content for ChunkedImage {
             let reason = format!("no object of its chain holds the data at {offset}");
             return Error::corrupt("read", backup, reason);
         };
-        let reason = match self.list_for(part) {
-            Some(list) => list.mismatch(offset / list.block_size()),
+        let reason = match self.hashes_for(part) {
+            Some(hashes) => hashes.list.mismatch(offset / hashes.list.block_size()),
             None => "its data does not have the md5 that the metadata says".into(),
         };
         Error::corrupt(

@@ -1,0 +1,122 @@
+//! The commands: a file each. This room wires all the others; only `main` calls it.
+
+mod backends;
+mod daemon;
+mod log;
+mod ls;
+mod mount;
+mod options;
+mod show;
+mod umount;
+
+use crate::error::{Error, Kind, Result};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The command line, the configuration or what it names is wrong.
+const EXIT_USAGE: u8 = 2;
+
+/// OpenStack Cinder's volume backups as files.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the backups of all backends below a folder
+    Mount(mount::Arguments),
+    /// End a mount
+    Umount(umount::Arguments),
+    /// List backends, volumes or backups, without a mount
+    Ls(ls::Arguments),
+    /// Tell all that is known of a backup, without a mount
+    Show(show::Arguments),
+}
+
+/// Which backends there are.
+#[derive(Debug, Clone, Default, Args)]
+#[group(multiple = false)]
+struct StoreArguments {
+    /// Cinder's configuration file, or one like it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// One store, without a file: a path, posix:PATH or file:///PATH
+    #[arg(long, value_name = "STORE")]
+    store: Option<String>,
+}
+
+/// A failure, and whether it is the user's who asked.
+struct Failure {
+    error: Error,
+    usage: bool,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, usage: false }
+    }
+}
+
+/// Marks an error as one of the command line or the configuration.
+fn usage(error: Error) -> Failure {
+    Failure { error, usage: true }
+}
+
+/// Runs the command line that the program was called with.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { EXIT_USAGE } else { 0 });
+        }
+    };
+    let done = match cli.command {
+        Command::Mount(arguments) => mount::run(arguments),
+        Command::Umount(arguments) => umount::run(&arguments),
+        Command::Ls(arguments) => ls::run(&arguments),
+        Command::Show(arguments) => show::run(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { error, usage }) => {
+            eprintln!("cinderfs: {error}");
+            ExitCode::from(if usage { EXIT_USAGE } else { 1 })
+        }
+    }
+}
+
+/// The threads that everything asynchronous runs on.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(crate::task::cores().clamp(2, 8))
+        .enable_all()
+        .build()
+        .map_err(|e| Error::io("start", "the program's threads", &e))
+}
+
+/// Writes to standard output. A reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) -> Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(e) => Err(Error::io("write to", "standard output", &e)),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// `BACKEND[/VOLUME[/FILE]]`, cut at its slashes.
+fn split_target(target: &str) -> Result<Vec<&str>> {
+    let parts: Vec<&str> = target.trim_matches('/').split('/').collect();
+    if parts.len() > 3 || parts.iter().any(|part| part.is_empty()) {
+        let reason = "it is not of the form BACKEND/VOLUME/FILE";
+        return Err(Error::new(Kind::Invalid, "look up", target, reason)
+            .advise("see `cinderfs ls` for what there is"));
+    }
+    Ok(parts)
+}

@@ -1,0 +1,118 @@
+//! From arguments to backends.
+
+use super::{Failure, StoreArguments, usage};
+use crate::budget::Budget;
+use crate::config::{self, Config};
+use crate::driver::{self, Backup, BackupDriver, Resources};
+use crate::error::{Error, Kind, Result};
+use crate::tree::{self, Backend, file_names, volume_id_of};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What the arguments name, read and checked.
+pub struct Wired {
+    /// All backends, their stores opened.
+    pub backends: Vec<Backend>,
+    /// What holds for the whole program.
+    pub settings: config::Settings,
+    /// The one memory budget.
+    pub budget: Arc<Budget>,
+    /// Local folders in which backends keep their objects.
+    pub folders: Vec<PathBuf>,
+    /// What mount(8) shows as the source.
+    pub source: String,
+}
+
+impl StoreArguments {
+    fn load(&self) -> Result<(Config, String)> {
+        match (&self.config, &self.store) {
+            (Some(file), _) => Ok((Config::load(file)?, file.display().to_string())),
+            (None, Some(store)) => Ok((Config::from_store(store)?, store.clone())),
+            (None, None) => {
+                let config = Config::default_local()?;
+                make_default_store(&config)?;
+                Ok((config, "cinderfs".into()))
+            }
+        }
+    }
+
+    /// The backends that the arguments name. `memory` overrides the configured budget.
+    pub fn wire(&self, memory: Option<u64>) -> Result<Wired, Failure> {
+        let (config, source) = self.load().map_err(usage)?;
+        let budget = Budget::new(memory.unwrap_or(config.settings.memory));
+        let resources = Resources {
+            budget: Arc::clone(&budget),
+            spool_path: config.settings.spool_path.clone(),
+        };
+        let mut backends = Vec::new();
+        let mut folders = Vec::new();
+        for backend in &config.backends {
+            let kind = match &backend.driver {
+                config::Driver::Posix(options) => {
+                    folders.push(options.path.clone());
+                    "posix"
+                }
+            };
+            backends.push(Backend {
+                name: backend.name.clone(),
+                kind,
+                driver: driver::build(backend, &resources).map_err(usage)?,
+            });
+        }
+        Ok(Wired { backends, settings: config.settings, budget, folders, source })
+    }
+}
+
+/// The store that is used when none is named is made when it is missing.
+fn make_default_store(config: &Config) -> Result<()> {
+    for backend in &config.backends {
+        let config::Driver::Posix(options) = &backend.driver;
+        std::fs::create_dir_all(&options.path)
+            .map_err(|e| Error::io("make the folder", options.path.display().to_string(), &e))?;
+    }
+    Ok(())
+}
+
+impl Wired {
+    /// The backend of this name.
+    pub fn find(&self, name: &str) -> Result<&dyn BackupDriver> {
+        let found = self.backends.iter().find(|backend| backend.name == name);
+        let names: Vec<&str> = self.backends.iter().map(|backend| backend.name.as_str()).collect();
+        found.map(|backend| backend.driver.as_ref()).ok_or_else(|| {
+            Error::new(Kind::NotFound, "find", format!("backend {name}"), "there is none")
+                .advise(format!("there are: {}", names.join(", ")))
+        })
+    }
+}
+
+/// The backups of a volume under the names that a mount shows.
+///
+/// # Errors
+/// `NotFound` when the volume has none.
+pub async fn named_backups(
+    driver: &dyn BackupDriver,
+    volume: &str,
+) -> Result<BTreeMap<String, Arc<Backup>>> {
+    let missing = || {
+        Error::new(Kind::NotFound, "find", format!("volume {volume}"), "it has no backup here")
+            .advise("see `cinderfs ls BACKEND` for the volumes that have")
+    };
+    let id = volume_id_of(volume).ok_or_else(missing)?;
+    let backups = driver.backups(&id).await?;
+    if backups.is_empty() {
+        return Err(missing());
+    }
+    Ok(file_names(&backups))
+}
+
+/// The tree over the backends, owned by who runs this.
+pub fn tree(wired: Wired) -> Arc<tree::Tree> {
+    let settings = tree::Settings {
+        budget: wired.budget,
+        spool_path: wired.settings.spool_path,
+        uid: rustix::process::getuid().as_raw(),
+        gid: rustix::process::getgid().as_raw(),
+    };
+    tree::Tree::new(wired.backends, settings)
+}

@@ -1,0 +1,136 @@
+//! `cinderfs mount`
+
+use super::backends::{self, Wired};
+use super::daemon::{self, Ready};
+use super::options::MountArguments;
+use super::{Failure, StoreArguments, log, runtime, usage};
+use crate::error::{Error, Kind, Result};
+use crate::fuse::{self, MountOptions, Mounted};
+use crate::tree::Tree;
+use clap::Args;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How often it is looked whether somebody else has unmounted.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long tasks may take to end with the program: a store that hangs must not hold it.
+const LAST_TASKS: Duration = Duration::from_secs(5);
+
+/// Arguments of the command.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    store: StoreArguments,
+    /// Mount options, with commas between them
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    options: Vec<String>,
+    /// Stay in the foreground and log to standard error
+    #[arg(long)]
+    foreground: bool,
+    /// Where the tree shall be
+    dir: PathBuf,
+}
+
+/// Mounts, and goes to the background when the mount answers.
+pub fn run(mut arguments: Arguments) -> Result<(), Failure> {
+    let options = MountArguments::parse(&arguments.options).map_err(usage)?;
+    if let Some(config) = &options.config {
+        if arguments.store.config.is_some() || arguments.store.store.is_some() {
+            let reason = "the store was named on the command line, too";
+            let error = Error::new(Kind::Invalid, "use option", "config", reason);
+            return Err(usage(error.advise("give one of them")));
+        }
+        arguments.store.config = Some(config.clone());
+    }
+    let wired = arguments.store.wire(options.memory)?;
+    let folder = check_folder(&arguments.dir, &options, &wired).map_err(usage)?;
+    if !arguments.foreground && !daemon::is_child() {
+        return daemon::start_in_background().map_err(Failure::from);
+    }
+    let log_file = match (&options.log, arguments.foreground) {
+        (Some(file), _) => Some(file.clone()),
+        (None, false) => Some(log::default_file()),
+        (None, true) => None,
+    };
+    log::start(log_file.as_deref())?;
+    serve(wired, &folder, &options).map_err(Failure::from)
+}
+
+/// The folder to mount on: there, empty, and apart from every store.
+fn check_folder(dir: &Path, options: &MountArguments, wired: &Wired) -> Result<PathBuf> {
+    let subject = || dir.display().to_string();
+    let folder = dir.canonicalize().map_err(|e| {
+        let error = Error::io("mount on", subject(), &e);
+        match e.raw_os_error() {
+            Some(libc::ENOENT) => error.advise("make the folder first"),
+            Some(libc::ENOTCONN) => error.advise(
+                "a mount whose program has ended is still there: `cinderfs umount` it first",
+            ),
+            _ => error,
+        }
+    })?;
+    let refuse = |reason: &str| Error::new(Kind::Invalid, "mount on", subject(), reason);
+    for store in &wired.folders {
+        let Ok(store) = store.canonicalize() else { continue };
+        if store.starts_with(&folder) {
+            return Err(refuse(&format!("the store {} lies in it", store.display()))
+                .advise("mount on a folder of its own"));
+        }
+        if folder.starts_with(&store) {
+            return Err(refuse(&format!("it lies in the store {}", store.display()))
+                .advise("mount on a folder outside the store"));
+        }
+    }
+    let mut entries = folder.read_dir().map_err(|e| Error::io("mount on", subject(), &e))?;
+    if entries.next().is_some() && !options.nonempty {
+        return Err(refuse("the folder is not empty")
+            .advise("mount on an empty one, or hide what is in it with -o nonempty"));
+    }
+    Ok(folder)
+}
+
+fn serve(wired: Wired, folder: &Path, options: &MountArguments) -> Result<()> {
+    let mount_options = MountOptions {
+        source: wired.source.clone(),
+        read_only: options.read_only,
+        allow_other: options.allow_other,
+    };
+    let runtime = runtime()?;
+    let tree = backends::tree(wired);
+    let mounted = fuse::mount(Arc::clone(&tree), folder, &mount_options, runtime.handle())?;
+    let done = match mounted.wait_until_it_answers() {
+        Ok(()) => {
+            tracing::info!("mounted on {}", folder.display());
+            Ready::tell();
+            runtime.block_on(serve_until_told(&tree, &mounted))
+        }
+        Err(e) => Err(e),
+    };
+    runtime.block_on(tree.publish_all());
+    let unmounted = mounted.unmount();
+    tracing::info!("ended");
+    runtime.shutdown_timeout(LAST_TASKS);
+    done.and(unmounted)
+}
+
+/// Returns when a signal asks for the end, or when somebody else has unmounted.
+async fn serve_until_told(tree: &Arc<Tree>, mounted: &Mounted) -> Result<()> {
+    let on = |kind| signal(kind).map_err(|e| Error::io("wait for", "signals", &e));
+    let mut terminate = on(SignalKind::terminate())?;
+    let mut interrupt = on(SignalKind::interrupt())?;
+    // Held for as long as the mount is served.
+    let _tree = tree;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            () = tokio::time::sleep(LOOK) => {
+                if mounted.is_over() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The stored bytes of one chunk object, and their decoding from the beginning, or from a
+//! check point, onwards. What they decode to is not looked at here.
+
+use crate::codec::{Checkpoint, Codec, Decoder};
+use crate::error::{Error, Kind, Result};
+use crate::format::BackupName;
+use crate::store::ObjectStore;
+use crate::task::blocking;
+use bytes::Bytes;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// How much of a stored object is read at a time.
+pub const FEED_BYTES: u64 = 1 << 20;
+
+/// An object as it lies in the store. Its errors name it and its backup.
+#[derive(Debug)]
+pub struct Stored {
+    store: Arc<dyn ObjectStore>,
+    backup_id: String,
+    container: String,
+    name: String,
+}
+
+impl Stored {
+    /// Chunk `number` of the backup `name`.
+    pub fn new(store: &Arc<dyn ObjectStore>, name: &BackupName, number: u64) -> Self {
+        Self {
+            store: Arc::clone(store),
+            backup_id: name.backup_id.clone(),
+            container: name.container.clone(),
+            name: name.chunk(number),
+        }
+    }
+
+    /// The failure of an object that is not what the metadata says.
+    pub fn corrupt(&self, reason: impl fmt::Display) -> Error {
+        Error::corrupt(
+            "read object",
+            format!("{} of backup {}", self.name, self.backup_id),
+            reason,
+        )
+    }
+
+    /// A codec does not know what it decodes, nor a store what for.
+    fn name_it(&self, error: Error) -> Error {
+        // An object that metadata names and that is not there is damage, not absence.
+        if error.kind() == Kind::NotFound {
+            return self.corrupt("the object is missing");
+        }
+        error.within(format!("{} of backup {}", self.name, self.backup_id))
+    }
+
+    /// Its size in the store, in bytes.
+    pub async fn size(&self) -> Result<u64> {
+        let stat = self.store.stat(&self.container, &self.name).await;
+        stat.map(|stat| stat.size).map_err(|e| self.name_it(e))
+    }
+
+    /// A range of it; fewer bytes at its end.
+    pub async fn read(&self, range: Range<u64>) -> Result<Bytes> {
+        let read = self.store.read(&self.container, &self.name, range).await;
+        read.map_err(|e| self.name_it(e))
+    }
+}
+
+/// A decoder and its place in the stored object. On failure it is gone with its state:
+/// whoever reads the object next begins anew.
+pub struct Stream {
+    decoder: Decoder,
+    /// What has been read and not decoded yet.
+    input: Bytes,
+    /// Where in the stored object the next piece begins.
+    next: u64,
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Stream at {}", self.position())
+    }
+}
+
+impl Stream {
+    /// Decodes `stored` from `checkpoint`, or from its beginning.
+    ///
+    /// # Errors
+    /// `Unavailable` where there is no memory for a decoder.
+    pub fn new(stored: &Stored, codec: Codec, checkpoint: Option<&Checkpoint>) -> Result<Self> {
+        let decoder = match checkpoint {
+            Some(checkpoint) => Decoder::resume(checkpoint),
+            None => Decoder::new(codec),
+        };
+        Ok(Self {
+            decoder: decoder.map_err(|e| stored.name_it(e))?,
+            input: Bytes::new(),
+            next: checkpoint.map_or(0, Checkpoint::input_offset),
+        })
+    }
+
+    /// Where in the decoded data it stands.
+    pub fn position(&self) -> u64 {
+        self.decoder.position()
+    }
+
+    /// The last place, here or before, from which decoding can be taken up again.
+    pub fn checkpoint(&self) -> Option<Checkpoint> {
+        self.decoder.checkpoint()
+    }
+
+    /// Decodes exactly `length` bytes.
+    ///
+    /// # Errors
+    /// `Corrupt` when there are not as many or they cannot be decoded; those of the store.
+    pub async fn decode(mut self, stored: &Stored, length: u64) -> Result<(Self, Vec<u8>)> {
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let mut data = Vec::new();
+        while data.len() < length {
+            if self.input.is_empty() {
+                self.feed(stored).await?;
+            }
+            let before = (self.next, self.input.len(), data.len());
+            (self, data) = blocking(move || {
+                self.decode_some(&mut data, length)?;
+                Ok((self, data))
+            })
+            .await
+            .map_err(|e| stored.name_it(e))?;
+            if before == (self.next, self.input.len(), data.len()) {
+                let position = self.position();
+                return Err(stored.corrupt(format!("its data ends after {position} bytes")));
+            }
+        }
+        Ok((self, data))
+    }
+
+    /// Decodes until `data` has `length` bytes, or all of the input is used that can be.
+    fn decode_some(&mut self, data: &mut Vec<u8>, length: usize) -> Result<()> {
+        let mut filled = data.len();
+        data.resize(length, 0);
+        while let Some(space) = data.get_mut(filled..).filter(|space| !space.is_empty()) {
+            // Called without input, too: a codec may hold back what it has decoded.
+            let progress = self.decoder.decode(&self.input, space)?;
+            self.input = self.input.slice(progress.consumed..);
+            filled += progress.produced;
+            if progress.ended || progress.produced == 0 && self.input.is_empty() {
+                break;
+            }
+        }
+        data.truncate(filled);
+        Ok(())
+    }
+
+    /// Reads the next piece of the stored object; `false` at its end.
+    async fn feed(&mut self, stored: &Stored) -> Result<bool> {
+        let piece = stored.read(self.next..self.next + FEED_BYTES).await?;
+        self.next += piece.len() as u64;
+        self.input = piece;
+        Ok(!self.input.is_empty())
+    }
+
+    /// Makes sure that an object whose data has been decoded to its full length really
+    /// ends there: that no data and no stored bytes follow, and that the codec's own
+    /// check sum, which stands last, is right.
+    ///
+    /// # Errors
+    /// `Corrupt` when it does not; those of the store.
+    pub async fn end(mut self, stored: &Stored) -> Result<()> {
+        loop {
+            let mut more = [0];
+            let progress = self
+                .decoder
+                .decode(&self.input, &mut more)
+                .map_err(|e| stored.name_it(e))?;
+            if progress.produced > 0 {
+                let length = self.position() - progress.produced as u64;
+                return Err(stored.corrupt(format!("it holds more than its {length} bytes of data")));
+            }
+            self.input = self.input.slice(progress.consumed..);
+            if self.input.is_empty() && !self.feed(stored).await? {
+                return self.decoder.finish().map_err(|e| stored.name_it(e));
+            }
+            if progress.ended {
+                return Err(stored.corrupt("it goes on behind the end of its data"));
+            }
+        }
+    }
+}

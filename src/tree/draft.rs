@@ -1,0 +1,199 @@
+//! A backup that is being written, or was until a few seconds ago.
+//!
+//! Programs close a file and open it again (qemu-img), or close it and then set its
+//! time and name (rsync). So a backup is finished, and durable, with every close; but
+//! for a few seconds the same program may still go on with it.
+
+use super::lock;
+use crate::driver::{Backup, Description};
+use crate::error::Result;
+use crate::image::ImageWriter;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+/// For how long after the last close the same program may open a backup for writing.
+pub const GRACE: Duration = Duration::from_secs(10);
+
+/// See the module's page.
+pub struct Draft {
+    /// Number of the backend.
+    pub backend: usize,
+    /// Id of the volume.
+    pub volume: String,
+    /// What takes the bytes.
+    pub writer: ImageWriter,
+    /// The program that made it, by its process id.
+    pub program: u32,
+    state: Mutex<State>,
+    /// Publishing and changing what was published do not mix.
+    publishing: tokio::sync::Mutex<()>,
+}
+
+struct State {
+    description: Description,
+    published: Option<Arc<Backup>>,
+    /// Name, words or time have changed since it was published.
+    described_anew: bool,
+    handles: usize,
+    /// Counts closes, so that a timer knows whether it is for the last one.
+    closes: u64,
+    unlinked: bool,
+    written_at: SystemTime,
+}
+
+impl Draft {
+    /// A new backup named `name`, open once.
+    pub fn new(
+        backend: usize,
+        volume: &str,
+        name: &str,
+        writer: ImageWriter,
+        program: u32,
+    ) -> Self {
+        Self {
+            backend,
+            volume: volume.to_owned(),
+            writer,
+            program,
+            state: Mutex::new(State {
+                description: Description {
+                    name: name.to_owned(),
+                    description: None,
+                    modified: None,
+                },
+                published: None,
+                described_anew: false,
+                handles: 1,
+                closes: 0,
+                unlinked: false,
+                written_at: SystemTime::now(),
+            }),
+            publishing: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// The id that the backup has, or will have.
+    pub fn id(&self) -> &str {
+        self.writer.backup_id()
+    }
+
+    /// The file's name.
+    pub fn name(&self) -> String {
+        lock(&self.state).description.name.clone()
+    }
+
+    /// What was said of it.
+    pub fn description(&self) -> Description {
+        lock(&self.state).description.clone()
+    }
+
+    /// Size so far, in bytes.
+    pub fn size(&self) -> u64 {
+        self.writer.size()
+    }
+
+    /// When it was last written to, or what a program set.
+    pub fn modified(&self) -> SystemTime {
+        let state = lock(&self.state);
+        state.description.modified.unwrap_or(state.written_at)
+    }
+
+    /// It was written to.
+    pub fn touch(&self) {
+        lock(&self.state).written_at = SystemTime::now();
+    }
+
+    /// The finished backup, if it was published and nothing is open.
+    pub fn finished(&self) -> Option<Arc<Backup>> {
+        let state = lock(&self.state);
+        state.published.clone().filter(|_| state.handles == 0)
+    }
+
+    /// The backup as it was last published.
+    pub fn published(&self) -> Option<Arc<Backup>> {
+        lock(&self.state).published.clone()
+    }
+
+    /// Whether any program has it open.
+    pub fn is_open(&self) -> bool {
+        lock(&self.state).handles > 0
+    }
+
+    /// Whether its name was removed while it was open.
+    pub fn is_unlinked(&self) -> bool {
+        lock(&self.state).unlinked
+    }
+
+    /// A program opens it, once more.
+    pub fn open(&self) {
+        lock(&self.state).handles += 1;
+    }
+
+    /// A program has closed it. Gives the number of this close, if it was the last one.
+    pub fn close(&self) -> Option<u64> {
+        let mut state = lock(&self.state);
+        state.handles = state.handles.saturating_sub(1);
+        state.closes += 1;
+        (state.handles == 0).then_some(state.closes)
+    }
+
+    /// Whether nothing was opened since that close.
+    pub fn is_closed_since(&self, close: u64) -> bool {
+        let state = lock(&self.state);
+        state.handles == 0 && state.closes == close
+    }
+
+    /// Its name is gone: what is still written is for nobody.
+    pub fn unlink(&self) {
+        lock(&self.state).unlinked = true;
+    }
+
+    /// Keeps what is said of it for the next time that it is published.
+    pub fn describe(&self, change: impl FnOnce(&mut Description)) {
+        let mut state = lock(&self.state);
+        change(&mut state.description);
+        state.described_anew = true;
+    }
+
+    /// What was said is in the store: this is the backup now.
+    pub fn set_published(&self, backup: Arc<Backup>) {
+        let mut state = lock(&self.state);
+        state.published = Some(backup);
+        state.described_anew = false;
+    }
+
+    /// Nobody else publishes or changes it while this is held.
+    pub async fn exclusive(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.publishing.lock().await
+    }
+
+    /// Makes a finished, durable backup of all that was written. One to which nothing
+    /// was written is left alone unless `even_empty`: a program's first close may come
+    /// before its first byte.
+    ///
+    /// # Errors
+    /// Those of storing it.
+    pub async fn publish(&self, even_empty: bool) -> Result<()> {
+        let _exclusive = self.exclusive().await;
+        if self.is_unlinked() || (!even_empty && self.writer.is_untouched().await) {
+            return Ok(());
+        }
+        let (description, anew) = {
+            let mut state = lock(&self.state);
+            let anew = state.published.is_none() || state.described_anew;
+            state.described_anew = false;
+            (state.description.clone(), anew)
+        };
+        match self.writer.publish(&description, anew).await {
+            Ok(Some(backup)) => {
+                lock(&self.state).published = Some(backup);
+                Ok(())
+            }
+            Ok(None) => Ok(()),
+            Err(e) => {
+                lock(&self.state).described_anew = true;
+                Err(e)
+            }
+        }
+    }
+}
