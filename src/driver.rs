@@ -15,7 +15,7 @@ pub use sink::{BackupSink, ChunkData, Description};
 use crate::budget::Budget;
 use crate::config;
 use crate::error::{Error, Result};
-use crate::format::Timestamp;
+pub use crate::format::Timestamp;
 pub use crate::store::Space;
 use async_trait::async_trait;
 use std::fmt::Debug;

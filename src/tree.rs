@@ -128,7 +128,10 @@ impl Tree {
 
     fn handle(&self, number: u64) -> Result<Arc<Handle>> {
         let unknown = || Error::new(Kind::Invalid, "use", "a file handle", "it is not open");
-        lock(&self.handles).get(&number).cloned().ok_or_else(unknown)
+        lock(&self.handles)
+            .get(&number)
+            .cloned()
+            .ok_or_else(unknown)
     }
 
     fn draft(&self, backend: usize, volume: &str, backup_id: &str) -> Option<Arc<Draft>> {
@@ -182,7 +185,8 @@ impl Tree {
                     draft.name()
                 );
             }
-            if let Err(e) = draft.publish(false).await {
+            // An empty file that was closed is a backup; one that is open may become one.
+            if let Err(e) = draft.publish(!draft.is_open()).await {
                 tracing::error!("backup {} ({}) is lost: {e}", draft.id(), draft.name());
             }
         }
@@ -190,7 +194,12 @@ impl Tree {
 }
 
 fn not_found(what: &'static str, which: &str) -> Error {
-    Error::new(Kind::NotFound, "find", format!("{what} {which}"), "there is none")
+    Error::new(
+        Kind::NotFound,
+        "find",
+        format!("{what} {which}"),
+        "there is none",
+    )
 }
 
 impl Node {
@@ -202,7 +211,11 @@ impl Node {
             | Self::ControlBackend(backend)
             | Self::ControlVolume(backend, _)
             | Self::Sidecar(backend, _, _) => Some(*backend),
-            Self::Root | Self::Control | Self::Status | Self::Metrics | Self::ById
+            Self::Root
+            | Self::Control
+            | Self::Status
+            | Self::Metrics
+            | Self::ById
             | Self::ByIdLink(_) => None,
         }
     }

@@ -60,7 +60,13 @@ impl StoreArguments {
                 driver: driver::build(backend, &resources).map_err(usage)?,
             });
         }
-        Ok(Wired { backends, settings: config.settings, budget, folders, source })
+        Ok(Wired {
+            backends,
+            settings: config.settings,
+            budget,
+            folders,
+            source,
+        })
     }
 }
 
@@ -78,10 +84,19 @@ impl Wired {
     /// The backend of this name.
     pub fn find(&self, name: &str) -> Result<&dyn BackupDriver> {
         let found = self.backends.iter().find(|backend| backend.name == name);
-        let names: Vec<&str> = self.backends.iter().map(|backend| backend.name.as_str()).collect();
+        let names: Vec<&str> = self
+            .backends
+            .iter()
+            .map(|backend| backend.name.as_str())
+            .collect();
         found.map(|backend| backend.driver.as_ref()).ok_or_else(|| {
-            Error::new(Kind::NotFound, "find", format!("backend {name}"), "there is none")
-                .advise(format!("there are: {}", names.join(", ")))
+            Error::new(
+                Kind::NotFound,
+                "find",
+                format!("backend {name}"),
+                "there is none",
+            )
+            .advise(format!("there are: {}", names.join(", ")))
         })
     }
 }
@@ -95,8 +110,13 @@ pub async fn named_backups(
     volume: &str,
 ) -> Result<BTreeMap<String, Arc<Backup>>> {
     let missing = || {
-        Error::new(Kind::NotFound, "find", format!("volume {volume}"), "it has no backup here")
-            .advise("see `cinderfs ls BACKEND` for the volumes that have")
+        Error::new(
+            Kind::NotFound,
+            "find",
+            format!("volume {volume}"),
+            "it has no backup here",
+        )
+        .advise("see `cinderfs ls BACKEND` for the volumes that have")
     };
     let id = volume_id_of(volume).ok_or_else(missing)?;
     let backups = driver.backups(&id).await?;

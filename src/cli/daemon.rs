@@ -40,11 +40,18 @@ pub fn start_in_background() -> Result<()> {
     if said == READY {
         return Ok(());
     }
-    let status = child.wait().map_err(|e| Error::io("wait for", "the mount", &e))?;
+    let status = child
+        .wait()
+        .map_err(|e| Error::io("wait for", "the mount", &e))?;
     // Its own words are on standard error already; its exit code becomes ours.
     match status.code() {
         Some(code) => std::process::exit(code),
-        None => Err(Error::new(Kind::Unavailable, "mount", "in the background", status)),
+        None => Err(Error::new(
+            Kind::Unavailable,
+            "mount",
+            "in the background",
+            status,
+        )),
     }
 }
 

@@ -17,8 +17,11 @@ const DEFAULT_FILTER: &str = "info,fuser=error";
 /// # Errors
 /// When the file cannot be written.
 pub fn start(file: Option<&Path>) -> Result<()> {
-    let filter = EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    let filter =
+        EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false);
     // A second start (there is none in the program) would leave the first in place.
     match file {
         None => drop(builder.with_writer(std::io::stderr).try_init()),
@@ -27,12 +30,21 @@ pub fn start(file: Option<&Path>) -> Result<()> {
                 let _ = std::fs::create_dir_all(folder);
             }
             // Names of volumes and backups are nobody else's business.
-            let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+            let file = OpenOptions::new()
+                .append(true)
+                .create(true)
+                .mode(0o600)
+                .open(path);
             let file = file.map_err(|e| {
                 Error::io("write the log", path.display().to_string(), &e)
                     .advise("name another file with -o log=FILE")
             })?;
-            drop(builder.with_ansi(false).with_writer(Mutex::new(file)).try_init());
+            drop(
+                builder
+                    .with_ansi(false)
+                    .with_writer(Mutex::new(file))
+                    .try_init(),
+            );
         }
     }
     Ok(())
@@ -44,7 +56,9 @@ pub fn default_file() -> PathBuf {
         return "/var/log/cinderfs.log".into();
     }
     let absolute = |name: &str| {
-        std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
     };
     let state = absolute("XDG_STATE_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))

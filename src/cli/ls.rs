@@ -30,7 +30,11 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let wired = arguments.store.wire(None)?;
     let target = arguments.target.as_deref().unwrap_or_default();
-    let parts = if target.is_empty() { Vec::new() } else { split_target(target).map_err(usage)? };
+    let parts = if target.is_empty() {
+        Vec::new()
+    } else {
+        split_target(target).map_err(usage)?
+    };
     let text = runtime()?.block_on(async {
         match parts.as_slice() {
             [] => Ok(backends(&wired, arguments)),
@@ -50,7 +54,10 @@ fn as_json(value: &Value) -> String {
 
 fn backends(wired: &Wired, arguments: &Arguments) -> String {
     if arguments.json {
-        let all = wired.backends.iter().map(|b| json!({"name": b.name, "driver": b.kind}));
+        let all = wired
+            .backends
+            .iter()
+            .map(|b| json!({"name": b.name, "driver": b.kind}));
         return as_json(&all.collect());
     }
     let line = |b: &crate::tree::Backend| match arguments.long {
@@ -71,9 +78,7 @@ async fn volumes(wired: &Wired, arguments: &Arguments, backend: &str) -> Result<
         rows.push((volume, backups));
     }
     if arguments.json {
-        let row = |(volume, backups): &(String, Vec<Arc<Backup>>)| {
-            json!({"volume_id": volume, "name": volume_name(volume), "backups": backups.len()})
-        };
+        let row = |(volume, backups): &(String, Vec<Arc<Backup>>)| json!({"volume_id": volume, "name": volume_name(volume), "backups": backups.len()});
         return Ok(as_json(&rows.iter().map(row).collect()));
     }
     let line = |(volume, backups): &(String, Vec<Arc<Backup>>)| match arguments.long {
@@ -118,6 +123,11 @@ fn long_line(file: &str, backup: &Backup) -> String {
         (None, Some(_)) => "incremental",
         (None, None) => "full",
     };
-    let created = backup.created_at.map_or_else(|| "-".into(), Timestamp::to_name);
-    format!("{kind:<11} {:>15} {created:<16} {:<10} {file}\n", backup.size, backup.compression)
+    let created = backup
+        .created_at
+        .map_or_else(|| "-".into(), Timestamp::to_name);
+    format!(
+        "{kind:<11} {:>15} {created:<16} {:<10} {file}\n",
+        backup.size, backup.compression
+    )
 }

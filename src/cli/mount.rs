@@ -73,7 +73,9 @@ fn check_folder(dir: &Path, options: &MountArguments, wired: &Wired) -> Result<P
     })?;
     let refuse = |reason: &str| Error::new(Kind::Invalid, "mount on", subject(), reason);
     for store in &wired.folders {
-        let Ok(store) = store.canonicalize() else { continue };
+        let Ok(store) = store.canonicalize() else {
+            continue;
+        };
         if store.starts_with(&folder) {
             return Err(refuse(&format!("the store {} lies in it", store.display()))
                 .advise("mount on a folder of its own"));
@@ -83,7 +85,9 @@ fn check_folder(dir: &Path, options: &MountArguments, wired: &Wired) -> Result<P
                 .advise("mount on a folder outside the store"));
         }
     }
-    let mut entries = folder.read_dir().map_err(|e| Error::io("mount on", subject(), &e))?;
+    let mut entries = folder
+        .read_dir()
+        .map_err(|e| Error::io("mount on", subject(), &e))?;
     if entries.next().is_some() && !options.nonempty {
         return Err(refuse("the folder is not empty")
             .advise("mount on an empty one, or hide what is in it with -o nonempty"));

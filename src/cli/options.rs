@@ -23,9 +23,27 @@ pub struct MountArguments {
 
 /// What mount(8) and systemd mean for themselves, and flags that always hold here.
 const IGNORED: [&str; 21] = [
-    "rw", "user", "users", "owner", "group", "auto", "noauto", "_netdev", "nofail", "defaults",
-    "exec", "noexec", "suid", "nosuid", "dev", "nodev", "async", "noatime", "relatime",
-    "nodiratime", "default_permissions",
+    "rw",
+    "user",
+    "users",
+    "owner",
+    "group",
+    "auto",
+    "noauto",
+    "_netdev",
+    "nofail",
+    "defaults",
+    "exec",
+    "noexec",
+    "suid",
+    "nosuid",
+    "dev",
+    "nodev",
+    "async",
+    "noatime",
+    "relatime",
+    "nodiratime",
+    "default_permissions",
 ];
 
 impl MountArguments {
@@ -47,7 +65,7 @@ impl MountArguments {
                 ("config", Some(file)) if !file.is_empty() => parsed.config = Some(file.into()),
                 ("log", Some(file)) if !file.is_empty() => parsed.log = Some(file.into()),
                 ("memory", Some(size)) => parsed.memory = Some(Settings::parse_memory(size)?),
-                ("" , None) => {}
+                ("", None) => {}
                 (name, None) if IGNORED.contains(&name) => {}
                 (name, _) if name.starts_with("x-") => {}
                 _ => {
@@ -72,7 +90,8 @@ mod tests {
 
     #[test]
     fn takes_what_mount_gives() {
-        let parsed = parse("rw,noexec,nosuid,nodev,allow_other,config=/etc/a.conf,user,_netdev,x-a=b");
+        let parsed =
+            parse("rw,noexec,nosuid,nodev,allow_other,config=/etc/a.conf,user,_netdev,x-a=b");
         let expected = MountArguments {
             allow_other: true,
             config: Some("/etc/a.conf".into()),
@@ -84,7 +103,14 @@ mod tests {
 
     #[test]
     fn refuses_what_it_does_not_know() {
-        for list in ["alow_other", "config", "config=", "memory=lots", "ro=1", "user=x"] {
+        for list in [
+            "alow_other",
+            "config",
+            "config=",
+            "memory=lots",
+            "ro=1",
+            "user=x",
+        ] {
             assert_eq!(parse(list).unwrap_err().kind(), Kind::Invalid, "{list}");
         }
     }

@@ -23,8 +23,9 @@ pub struct Arguments {
 /// No backup is shown under that name.
 pub fn no_such_file(backend: &str, volume: &str, file: &str) -> Error {
     let subject = format!("{backend}/{volume}/{file}");
-    Error::new(Kind::NotFound, "find", subject, "there is no such backup")
-        .advise(format!("see `cinderfs ls {backend}/{volume}` for those that there are"))
+    Error::new(Kind::NotFound, "find", subject, "there is no such backup").advise(format!(
+        "see `cinderfs ls {backend}/{volume}` for those that there are"
+    ))
 }
 
 /// Tells all that is known of a backup.
@@ -38,11 +39,17 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     let backup = runtime()?.block_on(async {
         let named = named_backups(wired.find(backend)?, volume).await?;
-        named.get(*file).cloned().ok_or_else(|| no_such_file(backend, volume, file))
+        named
+            .get(*file)
+            .cloned()
+            .ok_or_else(|| no_such_file(backend, volume, file))
     })?;
     let described = describe(&backup);
     let text = match (arguments.json, described.as_object()) {
-        (false, Some(fields)) => fields.iter().map(|(name, value)| line(name, value)).collect(),
+        (false, Some(fields)) => fields
+            .iter()
+            .map(|(name, value)| line(name, value))
+            .collect(),
         _ => format!("{described:#}\n"),
     };
     print(&text).map_err(Failure::from)

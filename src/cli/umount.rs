@@ -27,8 +27,15 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     if !is_mounted(&mounts, &folder) {
         let reason = "nothing of cinderfs is mounted there";
-        let error = Error::new(Kind::Invalid, "unmount", folder.display().to_string(), reason);
-        return Err(usage(error.advise("`findmnt -t fuse.cinderfs` lists its mounts")));
+        let error = Error::new(
+            Kind::Invalid,
+            "unmount",
+            folder.display().to_string(),
+            reason,
+        );
+        return Err(usage(
+            error.advise("`findmnt -t fuse.cinderfs` lists its mounts"),
+        ));
     }
     fuse::unmount(&folder, false).map_err(Failure::from)
 }
@@ -37,7 +44,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 fn is_mounted(mounts: &str, folder: &Path) -> bool {
     mounts.lines().any(|line| {
         let mut fields = line.split(' ').skip(1);
-        let (Some(at), Some(kind)) = (fields.next(), fields.next()) else { return false };
+        let (Some(at), Some(kind)) = (fields.next(), fields.next()) else {
+            return false;
+        };
         kind == "fuse.cinderfs" && Path::new(&unescape(at)) == folder
     })
 }

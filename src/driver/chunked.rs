@@ -141,10 +141,7 @@ impl Debug for ChunkedDriver {
 
 impl Shared {
     async fn read_metadata(&self, name: &BackupName) -> Result<Metadata> {
-        Metadata::parse(
-            name,
-            &read_metadata_text(self.store.as_ref(), name).await?,
-        )
+        Metadata::parse(name, &read_metadata_text(self.store.as_ref(), name).await?)
     }
 }
 

@@ -6,9 +6,10 @@ use super::python::to_python_json;
 use super::time::Timestamp;
 use crate::codec::Codec;
 use crate::error::{Error, Result};
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The only version of the format that there ever was.
@@ -114,7 +115,7 @@ struct Raw {
     backup_name: Option<String>,
     backup_description: Option<String>,
     created_at: Option<String>,
-    objects: Vec<BTreeMap<String, RawObject>>,
+    objects: Vec<OneKey>,
     /// Outer `None`: the key is absent, as before Kilo.
     #[serde(default, deserialize_with = "present")]
     parent_id: Option<Option<String>>,
@@ -129,6 +130,35 @@ struct RawObject {
     length: u64,
     compression: String,
     md5: String,
+}
+
+/// An object of exactly one key. Anything else is refused where it stands: a document of
+/// nothing but empty ones would take many times its own size in memory.
+struct OneKey(String, RawObject);
+
+impl<'de> Deserialize<'de> for OneKey {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct OneKeyVisitor;
+
+        impl<'de> Visitor<'de> for OneKeyVisitor {
+            type Value = OneKey;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with exactly one key")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<OneKey, A::Error> {
+                let wrong = |length| A::Error::invalid_length(length, &self);
+                let (name, fields) = map.next_entry()?.ok_or_else(|| wrong(0))?;
+                match map.next_entry::<IgnoredAny, IgnoredAny>()? {
+                    None => Ok(OneKey(name, fields)),
+                    Some(_) => Err(wrong(2)),
+                }
+            }
+        }
+
+        from.deserialize_map(OneKeyVisitor)
+    }
 }
 
 fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<String>>, D::Error> {
@@ -159,13 +189,7 @@ impl Metadata {
             }
         }
         let mut objects = Vec::with_capacity(raw.objects.len());
-        for entry in raw.objects {
-            let mut entry = entry.into_iter();
-            let (Some((object, fields)), None) = (entry.next(), entry.next()) else {
-                return Err(corrupt(
-                    "an entry of objects has not exactly one key".into(),
-                ));
-            };
+        for OneKey(object, fields) in raw.objects {
             objects.push(check_object(name, object, fields).map_err(corrupt)?);
         }
         if raw.parent_id.is_none() {
@@ -354,9 +378,10 @@ mod tests {
             metadata.objects.iter().map(|o| o.offset).collect()
         };
         assert_eq!(offsets(&document(&late, "")), [0, 10, 20]);
+        let kilo = [object(1, 10, 10), object(2, 20, 10)].join(",");
         assert_eq!(
-            offsets(&document(&late, r#", "parent_id": null"#)),
-            [10, 20, 23]
+            offsets(&document(&kilo, r#", "parent_id": null"#)),
+            [10, 20]
         );
         let right = [object(1, 0, 10), object(2, 10, 10)].join(",");
         assert_eq!(offsets(&document(&right, "")), [0, 10]);

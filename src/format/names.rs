@@ -26,7 +26,7 @@ pub enum Layout {
 
 impl Layout {
     /// The part of a name behind the volume's id, up to the backup's id.
-    fn split<'a>(self, rest: &'a str) -> Option<(&'a str, &'a str)> {
+    fn split(self, rest: &str) -> Option<(&str, &str)> {
         match self {
             Self::Posix => {
                 let (volume, stamp) = rest.rsplit_once('_')?;
@@ -75,6 +75,14 @@ impl BackupName {
                 format!("{first}/{second}/{backup_id}")
             }
         };
+        if volume_id.contains(['/', '\0']) {
+            return Err(Error::new(
+                Kind::Invalid,
+                "name a backup of volume",
+                volume_id.escape_debug().to_string(),
+                "a file's name cannot hold the volume's",
+            ));
+        }
         let prefix = format!("volume_{volume_id}_{stamp}_backup_{backup_id}");
         if prefix.len() + SHA256FILE_SUFFIX.len() > LONGEST_NAME {
             return Err(Error::new(

@@ -28,8 +28,8 @@ impl Formatter for Ascii<'_> {
         fragment: &str,
     ) -> io::Result<()> {
         for c in fragment.chars() {
-            // Python escapes DEL no more than JSON asks for.
-            if c.is_ascii() {
+            // DEL counts as not printable there, though JSON takes it as it is.
+            if c.is_ascii() && c != '\u{7f}' {
                 writer.write_all(&[c as u8])?;
             } else {
                 for unit in c.encode_utf16(&mut [0; 2]) {
@@ -99,7 +99,7 @@ mod tests {
         });
         let expected = "{\n  \"a\": {},\n  \"b\": [],\n  \"c\": [\n    \
             \"t\\u00e4glich \\u2603 \\ud83d\\ude00\",\n    \
-            \"q\\\"\\\\\\n\\t\\u0001\u{7f}/\"\n  ],\n  \"d\": null\n}";
+            \"q\\\"\\\\\\n\\t\\u0001\\u007f/\"\n  ],\n  \"d\": null\n}";
         assert_eq!(String::from_utf8(to_python_json(&value)).unwrap(), expected);
     }
 }

@@ -5,17 +5,17 @@ use super::errno::errno_of;
 use crate::error::{Error, Kind, Result};
 use crate::tree::{Attr, FileKind, OpenMode, Opened, Request as Who, SetAttr, Tree, XattrError};
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use std::ffi::OsStr;
 use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
 
 /// Requests that the kernel may have under way: its own readers' and its read-ahead.
@@ -96,7 +96,12 @@ fn program_of(request: &Request) -> Who {
 
 fn time_of(time: TimeOrNow) -> SystemTime {
     match time {
-        TimeOrNow::SpecificTime(at) => at,
+        TimeOrNow::SpecificTime(at) => match UNIX_EPOCH.duration_since(at) {
+            // fuser 0.18 takes the nanoseconds of a time before 1970 away, and they have
+            // to be added.
+            Ok(before) => at + 2 * Duration::from_nanos(before.subsec_nanos().into()),
+            Err(_) => at,
+        },
         TimeOrNow::Now => SystemTime::now(),
     }
 }
@@ -171,7 +176,10 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        task!(self, reply, |tree, name| reply_entry(reply, &tree.lookup(parent.0, &name).await));
+        task!(self, reply, |tree, name| reply_entry(
+            reply,
+            &tree.lookup(parent.0, &name).await
+        ));
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, times: u64) {
@@ -185,7 +193,10 @@ impl Filesystem for Adapter {
         _handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
-        task!(self, reply, |tree| reply_attr(reply, &tree.attr(ino.0).await));
+        task!(self, reply, |tree| reply_attr(
+            reply,
+            &tree.attr(ino.0).await
+        ));
     }
 
     fn setattr(
@@ -251,7 +262,10 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        task!(self, reply, |tree, name| reply_empty(reply, &tree.unlink(parent.0, &name).await));
+        task!(self, reply, |tree, name| reply_empty(
+            reply,
+            &tree.unlink(parent.0, &name).await
+        ));
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -286,7 +300,9 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EINVAL);
         }
         task!(self, reply, |tree, name, new_name| {
-            let result = tree.rename((parent.0, &name), (new_parent.0, &new_name)).await;
+            let result = tree
+                .rename((parent.0, &name), (new_parent.0, &new_name))
+                .await;
             reply_empty(reply, &result);
         });
     }
@@ -297,10 +313,14 @@ impl Filesystem for Adapter {
             fuser::OpenAccMode::O_WRONLY | fuser::OpenAccMode::O_RDWR => OpenMode::Write,
         };
         let who = program_of(request);
-        task!(self, reply, |tree| match tree.open(ino.0, mode, who).await {
-            Ok(opened) => reply.opened(FileHandle(opened.handle), open_flags(&opened)),
-            Err(e) => reply.error(errno_of(&e)),
-        });
+        task!(
+            self,
+            reply,
+            |tree| match tree.open(ino.0, mode, who).await {
+                Ok(opened) => reply.opened(FileHandle(opened.handle), open_flags(&opened)),
+                Err(e) => reply.error(errno_of(&e)),
+            }
+        );
     }
 
     fn read(
@@ -364,7 +384,10 @@ impl Filesystem for Adapter {
         _owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        task!(self, reply, |tree| reply_empty(reply, &tree.flush(handle.0, false).await));
+        task!(self, reply, |tree| reply_empty(
+            reply,
+            &tree.flush(handle.0, false).await
+        ));
     }
 
     fn release(
@@ -391,7 +414,10 @@ impl Filesystem for Adapter {
         _data_only: bool,
         reply: ReplyEmpty,
     ) {
-        task!(self, reply, |tree| reply_empty(reply, &tree.flush(handle.0, true).await));
+        task!(self, reply, |tree| reply_empty(
+            reply,
+            &tree.flush(handle.0, true).await
+        ));
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -418,9 +444,9 @@ impl Filesystem for Adapter {
                 Err(e) => return reply.error(errno_of(&e)),
             };
             let dots = [".", ".."].map(|dot| (ino.0, FileType::Directory, dot));
-            let named = entries.iter().map(|entry| {
-                (entry.attr.ino, kind_of(entry.kind()), entry.name.as_str())
-            });
+            let named = entries
+                .iter()
+                .map(|entry| (entry.attr.ino, kind_of(entry.kind()), entry.name.as_str()));
             let all = dots.into_iter().chain(named).zip(1u64..);
             for ((number, kind, name), next) in all.skip(offset as usize) {
                 if reply.add(INodeNo(number), next, kind, name) {
@@ -450,9 +476,9 @@ impl Filesystem for Adapter {
             };
             // The kernel takes no lookup of the dots.
             let dots = [".", ".."].map(|dot| (None, &own, dot));
-            let named = entries.iter().map(|entry| {
-                (Some(entry), &entry.attr, entry.name.as_str())
-            });
+            let named = entries
+                .iter()
+                .map(|entry| (Some(entry), &entry.attr, entry.name.as_str()));
             let all = dots.into_iter().chain(named).zip(1u64..);
             for ((entry, attr, name), next) in all.skip(offset as usize) {
                 let full = reply.add(
@@ -538,10 +564,14 @@ impl Filesystem for Adapter {
         size: u32,
         reply: ReplyXattr,
     ) {
-        task!(self, reply, |tree, name| match tree.xattr(ino.0, &name).await {
-            Ok(value) => reply_xattr(reply, size, &value),
-            Err(e) => reply.error(xattr_errno(&e)),
-        });
+        task!(
+            self,
+            reply,
+            |tree, name| match tree.xattr(ino.0, &name).await {
+                Ok(value) => reply_xattr(reply, size, &value),
+                Err(e) => reply.error(xattr_errno(&e)),
+            }
+        );
     }
 
     fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
@@ -552,10 +582,14 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        task!(self, reply, |tree, name| match tree.set_xattr(ino.0, &name, None).await {
-            Ok(()) => reply.ok(),
-            Err(e) => reply.error(xattr_errno(&e)),
-        });
+        task!(
+            self,
+            reply,
+            |tree, name| match tree.set_xattr(ino.0, &name, None).await {
+                Ok(()) => reply.ok(),
+                Err(e) => reply.error(xattr_errno(&e)),
+            }
+        );
     }
 
     fn create(
@@ -569,19 +603,23 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let who = program_of(request);
-        task!(self, reply, |tree, name| match tree.create(parent.0, &name, who).await {
-            Ok((attr, opened)) => reply.created(
-                &attr.ttl,
-                &attr_of(&attr),
-                Generation(0),
-                FileHandle(opened.handle),
-                open_flags(&opened),
-            ),
-            Err(e) => {
-                tracing::warn!("{e}");
-                reply.error(errno_of(&e));
+        task!(
+            self,
+            reply,
+            |tree, name| match tree.create(parent.0, &name, who).await {
+                Ok((attr, opened)) => reply.created(
+                    &attr.ttl,
+                    &attr_of(&attr),
+                    Generation(0),
+                    FileHandle(opened.handle),
+                    open_flags(&opened),
+                ),
+                Err(e) => {
+                    tracing::warn!("{e}");
+                    reply.error(errno_of(&e));
+                }
             }
-        });
+        );
     }
 
     fn fallocate(

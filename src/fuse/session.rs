@@ -50,15 +50,24 @@ pub fn mount(
     let mut config = Config::default();
     config.n_threads = Some(cores().clamp(2, 4));
     config.clone_fd = true;
-    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    config.acl = if options.allow_other {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
     let adapter = Adapter::new(tree, runtime.clone());
     let session = if rustix::process::geteuid().is_root() {
         mount_as_root(adapter, folder, options, config)
     } else {
         mount_as_user(adapter, folder, options, config)
     };
-    let session = session?.spawn().map_err(|e| Error::io("serve", display(folder), &e))?;
-    Ok(Mounted { session, folder: folder.to_owned() })
+    let session = session?
+        .spawn()
+        .map_err(|e| Error::io("serve", display(folder), &e))?;
+    Ok(Mounted {
+        session,
+        folder: folder.to_owned(),
+    })
 }
 
 fn display(folder: &Path) -> String {
@@ -86,7 +95,9 @@ fn mount_as_root(
     config: Config,
 ) -> Result<Session<Adapter>> {
     let device = open_device()?;
-    let stat = folder.metadata().map_err(|e| Error::io("mount on", display(folder), &e))?;
+    let stat = folder
+        .metadata()
+        .map_err(|e| Error::io("mount on", display(folder), &e))?;
     let mut data = format!(
         "fd={},rootmode={:o},user_id={},group_id={},default_permissions",
         device.as_raw_fd(),
@@ -104,11 +115,17 @@ fn mount_as_root(
     let data = std::ffi::CString::new(data)
         .map_err(|e| Error::new(Kind::Invalid, "mount on", display(folder), e))?;
     let fstype = format!("fuse.{SUBTYPE}");
-    rustix::mount::mount(options.source.as_str(), folder, fstype.as_str(), flags, data.as_c_str())
-        .map_err(|e| {
-            Error::io("mount on", display(folder), &e.into())
-                .advise("mounting needs CAP_SYS_ADMIN; in a container, add it or mount outside")
-        })?;
+    rustix::mount::mount(
+        options.source.as_str(),
+        folder,
+        fstype.as_str(),
+        flags,
+        data.as_c_str(),
+    )
+    .map_err(|e| {
+        Error::io("mount on", display(folder), &e.into())
+            .advise("mounting needs CAP_SYS_ADMIN; in a container, add it or mount outside")
+    })?;
     let acl = config.acl;
     Session::from_fd(adapter, OwnedFd::from(device), acl, config).map_err(|e| {
         let _ = rustix::mount::unmount(folder, UnmountFlags::DETACH);
@@ -144,7 +161,12 @@ fn mount_as_user(
         config.mount_options.push(MountOption::RO);
     }
     Session::new(adapter, folder, &config).map_err(|e| {
-        let error = Error::new(Kind::Denied, "mount on", display(folder), e.to_string().trim());
+        let error = Error::new(
+            Kind::Denied,
+            "mount on",
+            display(folder),
+            e.to_string().trim(),
+        );
         if options.allow_other {
             error.advise("allow_other needs the line `user_allow_other` in /etc/fuse.conf")
         } else {
@@ -233,5 +255,10 @@ fn unmount_as_user(folder: &Path, lazily: bool) -> Result<()> {
     if said.contains("busy") {
         return Err(busy(folder));
     }
-    Err(Error::new(Kind::Denied, "unmount", display(folder), said.trim()))
+    Err(Error::new(
+        Kind::Denied,
+        "unmount",
+        display(folder),
+        said.trim(),
+    ))
 }

@@ -82,7 +82,13 @@ impl Owner {
     pub fn folder(self, ino: u64) -> Attr {
         Attr {
             blocks: 0,
-            ..self.attr(ino, FileKind::Folder, FOLDER_MODE, 0, SystemTime::UNIX_EPOCH)
+            ..self.attr(
+                ino,
+                FileKind::Folder,
+                FOLDER_MODE,
+                0,
+                SystemTime::UNIX_EPOCH,
+            )
         }
     }
 
@@ -108,7 +114,11 @@ impl Owner {
         Attr {
             blocks: data.unwrap_or(size).min(size).div_ceil(512),
             // Where the holes are is found out when it is opened: ask again then.
-            ttl: if data.is_some() || size == 0 { TTL } else { Duration::ZERO },
+            ttl: if data.is_some() || size == 0 {
+                TTL
+            } else {
+                Duration::ZERO
+            },
             ..attr
         }
     }

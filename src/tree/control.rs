@@ -3,9 +3,8 @@
 
 use super::node::Node;
 use super::{Tree, lock, names, not_found};
-use crate::driver::Backup;
+use crate::driver::{Backup, Timestamp};
 use crate::error::Result;
-use crate::format::Timestamp;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -21,7 +20,10 @@ impl Tree {
                 "metrics" => Some(Node::Metrics),
                 "by-id" => Some(Node::ById),
                 _ => {
-                    let backend = self.backends.iter().position(|backend| backend.name == name);
+                    let backend = self
+                        .backends
+                        .iter()
+                        .position(|backend| backend.name == name);
                     backend.map(Node::ControlBackend)
                 }
             },
@@ -37,7 +39,9 @@ impl Tree {
                     .map(|volume| Node::ControlVolume(*backend, volume))
             }
             Node::ControlVolume(backend, volume) => {
-                let Some(file) = name.strip_suffix(SIDECAR) else { return Ok(None) };
+                let Some(file) = name.strip_suffix(SIDECAR) else {
+                    return Ok(None);
+                };
                 let listed = self.listed_in(*backend, volume).await?;
                 listed
                     .into_iter()
@@ -73,7 +77,10 @@ impl Tree {
             }
             Node::ControlBackend(backend) => {
                 for volume in self.volumes_in(*backend).await? {
-                    entries.push((names::volume_name(&volume), Node::ControlVolume(*backend, volume)));
+                    entries.push((
+                        names::volume_name(&volume),
+                        Node::ControlVolume(*backend, volume),
+                    ));
                 }
             }
             Node::ControlVolume(backend, volume) => {
@@ -84,7 +91,12 @@ impl Tree {
             }
             _ => {
                 let kind = crate::error::Kind::NotDirectory;
-                return Err(crate::error::Error::new(kind, "list", "a file", "it is no folder"));
+                return Err(crate::error::Error::new(
+                    kind,
+                    "list",
+                    "a file",
+                    "it is no folder",
+                ));
             }
         }
         Ok(entries)
@@ -110,10 +122,15 @@ impl Tree {
         let found = self.find_by_id(id).await?;
         let (backend, backup) = found.ok_or_else(|| not_found("backup", id))?;
         let listed = self.listed_in(backend, &backup.volume_id).await?;
-        let name = listed.into_iter().find(|(_, listed)| listed.id == backup.id);
+        let name = listed
+            .into_iter()
+            .find(|(_, listed)| listed.id == backup.id);
         let (name, _) = name.ok_or_else(|| not_found("backup", id))?;
         let folder = &self.backend(backend)?.name;
-        Ok(format!("../../{folder}/{}/{name}", names::volume_name(&backup.volume_id)))
+        Ok(format!(
+            "../../{folder}/{}/{name}",
+            names::volume_name(&backup.volume_id)
+        ))
     }
 
     /// Where a symbolic link leads.
@@ -184,8 +201,16 @@ impl Tree {
             format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n")
         };
         [
-            gauge("cinderfs_memory_budget_bytes", "The memory budget.", budget.total()),
-            gauge("cinderfs_memory_used_bytes", "Memory in use of it.", budget.used()),
+            gauge(
+                "cinderfs_memory_budget_bytes",
+                "The memory budget.",
+                budget.total(),
+            ),
+            gauge(
+                "cinderfs_memory_used_bytes",
+                "Memory in use of it.",
+                budget.used(),
+            ),
             gauge(
                 "cinderfs_open_files",
                 "Open files and folders.",
@@ -194,7 +219,10 @@ impl Tree {
             gauge(
                 "cinderfs_backups_being_written",
                 "Backups that are being written.",
-                lock(&self.drafts).iter().filter(|draft| draft.is_open()).count() as u64,
+                lock(&self.drafts)
+                    .iter()
+                    .filter(|draft| draft.is_open())
+                    .count() as u64,
             ),
         ]
         .concat()

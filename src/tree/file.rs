@@ -41,8 +41,10 @@ pub struct Opened {
 pub enum Handle {
     /// A finished backup, and its inode.
     Read(Arc<ImageReader>, u64),
-    /// A backup that is being written.
+    /// A backup that is being written, by who has this handle.
     Write(Arc<Draft>),
+    /// The same, by somebody else or through another handle: this one reads.
+    Follow(Arc<Draft>),
     /// A folder, as it was when it was opened.
     Folder(u64, Mutex<Arc<Vec<DirEntry>>>),
     /// A text that was made when it was opened.
@@ -59,8 +61,13 @@ pub struct SetAttr {
 }
 
 fn sealed(op: &'static str, what: impl std::fmt::Display) -> Error {
-    Error::new(Kind::Sealed, op, what.to_string(), "a finished backup is a record and never changes")
-        .advise("write a new file, or delete this one first")
+    Error::new(
+        Kind::Sealed,
+        op,
+        what.to_string(),
+        "a finished backup is a record and never changes",
+    )
+    .advise("write a new file, or delete this one first")
 }
 
 fn is_folder(op: &'static str) -> Error {
@@ -97,7 +104,12 @@ impl Tree {
                 other.backend == backend && other.volume == volume && other.name() == name
             };
             if drafts.iter().any(same) {
-                return Err(Error::new(Kind::Exists, "create", name, "the name is taken"));
+                return Err(Error::new(
+                    Kind::Exists,
+                    "create",
+                    name,
+                    "the name is taken",
+                ));
             }
             drafts.push(Arc::clone(&draft));
         }
@@ -105,16 +117,24 @@ impl Tree {
         let ino = self.nodes.remember(node);
         let attr = self.owner.draft(ino, 0, draft.modified());
         let handle = self.keep_handle(Handle::Write(draft));
-        Ok((attr, Opened { handle, immutable: false }))
+        Ok((
+            attr,
+            Opened {
+                handle,
+                immutable: false,
+            },
+        ))
     }
 
     async fn check_new_name(&self, backend: usize, volume: &str, name: &str) -> Result<()> {
-        if !names::is_file_name(name) {
-            let reason = "a backup cannot have this name";
-            return Err(Error::new(Kind::Invalid, "create", name.escape_debug().to_string(), reason));
-        }
+        names::check_file_name("create", name)?;
         if self.find_in_volume(backend, volume, name).await?.is_some() {
-            return Err(Error::new(Kind::Exists, "create", name, "the name is taken"));
+            return Err(Error::new(
+                Kind::Exists,
+                "create",
+                name,
+                "the name is taken",
+            ));
         }
         Ok(())
     }
@@ -131,9 +151,15 @@ impl Tree {
     ) -> Result<Opened> {
         let node = self.nodes.get(ino)?;
         let Node::Backup(backend, volume, id) = &node else {
-            let text = self.text_of(&node).await?.ok_or_else(|| is_folder("open"))?;
+            let text = self
+                .text_of(&node)
+                .await?
+                .ok_or_else(|| is_folder("open"))?;
             let handle = self.keep_handle(Handle::Text(text));
-            return Ok(Opened { handle, immutable: false });
+            return Ok(Opened {
+                handle,
+                immutable: false,
+            });
         };
         if let Some(draft) = self.draft(*backend, volume, id) {
             let same_program = request.program != 0 && request.program == draft.program;
@@ -142,8 +168,14 @@ impl Tree {
             }
             if same_program || draft.is_open() {
                 draft.open();
-                let handle = self.keep_handle(Handle::Write(draft));
-                return Ok(Opened { handle, immutable: false });
+                let handle = self.keep_handle(match mode {
+                    OpenMode::Read => Handle::Follow(draft),
+                    OpenMode::Write => Handle::Write(draft),
+                });
+                return Ok(Opened {
+                    handle,
+                    immutable: false,
+                });
             }
             // Somebody else reads it: from now on it stays as it is.
             self.seal(&draft);
@@ -159,7 +191,10 @@ impl Tree {
         let reader = ImageReader::new(content, &self.cache);
         lock(&self.readers).insert(ino, Arc::downgrade(&reader));
         let handle = self.keep_handle(Handle::Read(reader, ino));
-        Ok(Opened { handle, immutable: true })
+        Ok(Opened {
+            handle,
+            immutable: true,
+        })
     }
 
     /// Reads what is in memory; `None` when something has to be waited for.
@@ -177,7 +212,7 @@ impl Tree {
     pub async fn read(&self, handle: u64, offset: u64, length: u64) -> Result<Vec<u8>> {
         match &*self.handle(handle)? {
             Handle::Read(reader, _) => reader.read(offset, length).await,
-            Handle::Write(draft) => draft.writer.read(offset, length).await,
+            Handle::Write(draft) | Handle::Follow(draft) => draft.writer.read(offset, length).await,
             Handle::Text(text) => {
                 let clamp = |at: u64| usize::try_from(at).unwrap_or(text.len()).min(text.len());
                 let range = clamp(offset)..clamp(offset.saturating_add(length));
@@ -222,7 +257,13 @@ impl Tree {
     ///
     /// # Errors
     /// As [`Tree::write`].
-    pub async fn zero(&self, handle: u64, range: Range<u64>, punch: bool, grow: bool) -> Result<()> {
+    pub async fn zero(
+        &self,
+        handle: u64,
+        range: Range<u64>,
+        punch: bool,
+        grow: bool,
+    ) -> Result<()> {
         let draft = self.writable(handle)?;
         draft.touch();
         if grow && range.end > draft.size() {
@@ -239,8 +280,12 @@ impl Tree {
     /// # Errors
     /// Whatever kept the backup from being stored.
     pub async fn flush(&self, handle: u64, sync: bool) -> Result<()> {
-        let Handle::Write(draft) = &*self.handle(handle)? else {
-            return Ok(());
+        let handle = self.handle(handle)?;
+        let draft = match &*handle {
+            Handle::Write(draft) => draft,
+            // Who only reads finishes nothing by closing; sync(1) opens for reading, too.
+            Handle::Follow(draft) if sync => draft,
+            _ => return Ok(()),
         };
         let published = draft.publish(sync).await;
         published.inspect_err(|e| tracing::error!("backup {} ({}): {e}", draft.id(), draft.name()))
@@ -248,12 +293,17 @@ impl Tree {
 
     /// The last descriptor of a handle is gone. Nobody can be told of a failure any more.
     pub async fn release(self: &Arc<Self>, handle: u64) {
-        let Some(handle) = lock(&self.handles).remove(&handle) else { return };
+        let Some(handle) = lock(&self.handles).remove(&handle) else {
+            return;
+        };
         match &*handle {
-            Handle::Write(draft) => self.close_draft(draft).await,
+            Handle::Write(draft) | Handle::Follow(draft) => self.close_draft(draft).await,
             Handle::Read(_, ino) => {
                 let mut readers = lock(&self.readers);
-                if readers.get(ino).is_some_and(|reader| reader.strong_count() <= 1) {
+                if readers
+                    .get(ino)
+                    .is_some_and(|reader| reader.strong_count() <= 1)
+                {
                     readers.remove(ino);
                 }
             }
@@ -312,7 +362,9 @@ impl Tree {
         if let Some(size) = set.size {
             let by_handle = handle.and_then(|handle| self.writable(handle).ok());
             let draft = by_handle.or_else(|| {
-                draft.clone().filter(|draft| request.program != 0 && draft.program == request.program)
+                draft
+                    .clone()
+                    .filter(|draft| request.program != 0 && draft.program == request.program)
             });
             let draft = draft.ok_or_else(|| sealed("truncate", format!("backup {id}")))?;
             draft.writer.truncate(size).await?;
@@ -322,7 +374,10 @@ impl Tree {
             }
         }
         if let Some(mtime) = set.mtime {
-            let change = Change { modified: Some(mtime), ..Change::default() };
+            let change = Change {
+                modified: Some(mtime),
+                ..Change::default()
+            };
             match draft {
                 Some(draft) => self.change_draft(&draft, change).await?,
                 None => {
@@ -351,7 +406,9 @@ impl Tree {
                 description.modified = Some(modified);
             }
         });
-        let Some(published) = draft.published() else { return Ok(()) };
+        let Some(published) = draft.published() else {
+            return Ok(());
+        };
         match self.driver(draft.backend)?.update(&published, change).await {
             Ok(backup) => {
                 draft.set_published(backup);
@@ -372,13 +429,17 @@ impl Tree {
         let none = || not_found("data", "behind the end");
         match &*self.handle(handle)? {
             Handle::Read(reader, _) => reader.seek(offset, hole).await?.ok_or_else(none),
-            Handle::Write(draft) => {
+            Handle::Write(draft) | Handle::Follow(draft) => {
                 let size = draft.size();
-                (offset < size).then_some(if hole { size } else { offset }).ok_or_else(none)
+                (offset < size)
+                    .then_some(if hole { size } else { offset })
+                    .ok_or_else(none)
             }
             Handle::Text(text) => {
                 let size = text.len() as u64;
-                (offset < size).then_some(if hole { size } else { offset }).ok_or_else(none)
+                (offset < size)
+                    .then_some(if hole { size } else { offset })
+                    .ok_or_else(none)
             }
             Handle::Folder(..) => Err(is_folder("seek in")),
         }
@@ -387,10 +448,15 @@ impl Tree {
     /// How many bytes of a backup are data, where finding out costs nothing much: it is
     /// known, or the backup is open.
     pub(super) async fn known_data_bytes(&self, ino: u64, backup: &Backup) -> Option<u64> {
-        if let Some(known) = backup.data_bytes.or_else(|| lock(&self.data_bytes).get(&ino).copied()) {
+        if let Some(known) = backup
+            .data_bytes
+            .or_else(|| lock(&self.data_bytes).get(&ino).copied())
+        {
             return Some(known);
         }
-        let reader = lock(&self.readers).get(&ino).and_then(std::sync::Weak::upgrade)?;
+        let reader = lock(&self.readers)
+            .get(&ino)
+            .and_then(std::sync::Weak::upgrade)?;
         let found = reader.data_bytes().await.ok()?;
         lock(&self.data_bytes).insert(ino, found);
         Some(found)

@@ -51,7 +51,11 @@ impl Tree {
         let mut views = lock(&self.views);
         if let Some(view) = views.get(&key)
             && view.backups.len() == backups.len()
-            && view.backups.iter().zip(&backups).all(|(a, b)| Arc::ptr_eq(a, b))
+            && view
+                .backups
+                .iter()
+                .zip(&backups)
+                .all(|(a, b)| Arc::ptr_eq(a, b))
         {
             return Ok(Arc::clone(view));
         }
@@ -69,7 +73,9 @@ impl Tree {
         name: &str,
     ) -> Result<Option<Found>> {
         let drafts = self.drafts_in(backend, volume);
-        if let Some(draft) = drafts.iter().find(|draft| !draft.is_unlinked() && draft.name() == name)
+        if let Some(draft) = drafts
+            .iter()
+            .find(|draft| !draft.is_unlinked() && draft.name() == name)
         {
             return Ok(Some(Found::Draft(Arc::clone(draft))));
         }
@@ -101,7 +107,10 @@ impl Tree {
             // File managers ask for `.hidden`, `.Trash` and the like, again and again.
             Node::Root | Node::Backend(_) if name.starts_with('.') => return Err(missing()),
             Node::Root => {
-                let backend = self.backends.iter().position(|backend| backend.name == name);
+                let backend = self
+                    .backends
+                    .iter()
+                    .position(|backend| backend.name == name);
                 Node::Backend(backend.ok_or_else(missing)?)
             }
             Node::Backend(backend) => {
@@ -116,7 +125,10 @@ impl Tree {
                 let id = found.ok_or_else(missing)?.id().to_owned();
                 Node::Backup(backend, volume, id)
             }
-            control => self.lookup_control(&control, name).await?.ok_or_else(missing)?,
+            control => self
+                .lookup_control(&control, name)
+                .await?
+                .ok_or_else(missing)?,
         };
         let attr = self.attr_of(self.nodes.number(&node), &node).await?;
         self.nodes.remember(node);
@@ -163,7 +175,10 @@ impl Tree {
             Some(backup) => {
                 let attr = self.owner.backup(ino, &backup, None);
                 let as_draft = self.owner.draft(ino, attr.size, attr.mtime);
-                Attr { blocks: attr.blocks, ..as_draft }
+                Attr {
+                    blocks: attr.blocks,
+                    ..as_draft
+                }
             }
             None => self.owner.draft(ino, draft.size(), draft.modified()),
         }
@@ -185,7 +200,12 @@ impl Tree {
     pub async fn folder_entries(&self, handle: u64, anew: bool) -> Result<Arc<Vec<DirEntry>>> {
         let handle = self.handle(handle)?;
         let Handle::Folder(ino, entries) = &*handle else {
-            return Err(Error::new(Kind::NotDirectory, "list", "a file", "it is no folder"));
+            return Err(Error::new(
+                Kind::NotDirectory,
+                "list",
+                "a file",
+                "it is no folder",
+            ));
         };
         if anew {
             let fresh = Arc::new(self.entries(*ino).await?);
@@ -260,7 +280,11 @@ impl Tree {
         volume: &str,
     ) -> Result<Vec<(String, Arc<Backup>)>> {
         let view = self.view(backend, volume).await?;
-        Ok(view.names.iter().map(|(name, backup)| (name.clone(), Arc::clone(backup))).collect())
+        Ok(view
+            .names
+            .iter()
+            .map(|(name, backup)| (name.clone(), Arc::clone(backup)))
+            .collect())
     }
 
     /// Makes the folder of a new volume. It lasts once it holds a backup.
@@ -278,13 +302,25 @@ impl Tree {
         };
         let Some(volume) = names::volume_id_of(name).filter(|_| !name.starts_with('.')) else {
             let reason = "no volume can have this name";
-            return Err(Error::new(Kind::Invalid, "make folder", name.escape_debug().to_string(), reason));
+            return Err(Error::new(
+                Kind::Invalid,
+                "make folder",
+                name.escape_debug().to_string(),
+                reason,
+            ));
         };
         if self.volume_exists(backend, &volume).await? {
-            return Err(Error::new(Kind::Exists, "make folder", name, "the volume is there"));
+            return Err(Error::new(
+                Kind::Exists,
+                "make folder",
+                name,
+                "the volume is there",
+            ));
         }
         lock(&self.made).insert((backend, volume.clone()));
-        Ok(self.owner.folder(self.nodes.remember(Node::Volume(backend, volume))))
+        Ok(self
+            .owner
+            .folder(self.nodes.remember(Node::Volume(backend, volume))))
     }
 
     /// Removes the folder of a volume that holds nothing.
@@ -300,9 +336,17 @@ impl Tree {
         if !self.volume_exists(backend, &volume).await? {
             return Err(not_found("volume", name));
         }
-        let holds_drafts = self.drafts_in(backend, &volume).iter().any(|d| !d.is_unlinked());
+        let holds_drafts = self
+            .drafts_in(backend, &volume)
+            .iter()
+            .any(|d| !d.is_unlinked());
         if holds_drafts || !self.driver(backend)?.backups(&volume).await?.is_empty() {
-            return Err(Error::new(Kind::NotEmpty, "remove folder", name, "it holds backups"));
+            return Err(Error::new(
+                Kind::NotEmpty,
+                "remove folder",
+                name,
+                "it holds backups",
+            ));
         }
         lock(&self.made).remove(&(backend, volume.clone()));
         lock(&self.views).remove(&(backend, volume));
@@ -353,7 +397,12 @@ impl Tree {
             return Err(Error::new(Kind::CrossDevice, "rename", from.1, reason));
         }
         let Node::Volume(backend, volume) = source else {
-            return Err(Error::new(Kind::Denied, "rename", from.1, "it is no backup"));
+            return Err(Error::new(
+                Kind::Denied,
+                "rename",
+                from.1,
+                "it is no backup",
+            ));
         };
         let found = self.find_in_volume(backend, &volume, from.1).await?;
         let found = found.ok_or_else(|| not_found("file", from.1))?;
@@ -362,20 +411,22 @@ impl Tree {
         }
         let refused = self.check_rename_target(backend, &volume, to.1).await;
         refused.inspect_err(|e| tracing::warn!("{e}"))?;
-        let change = Change { name: Some(to.1.to_owned()), ..Change::default() };
+        let change = Change {
+            name: Some(to.1.to_owned()),
+            ..Change::default()
+        };
         match found {
             Found::Draft(draft) => self.change_draft(&draft, change).await,
-            Found::Backup(backup) => {
-                self.driver(backend)?.update(&backup, change).await.map(drop)
-            }
+            Found::Backup(backup) => self
+                .driver(backend)?
+                .update(&backup, change)
+                .await
+                .map(drop),
         }
     }
 
     async fn check_rename_target(&self, backend: usize, volume: &str, name: &str) -> Result<()> {
-        if !names::is_file_name(name) {
-            let reason = "a backup cannot have this name";
-            return Err(Error::new(Kind::Invalid, "rename to", name.escape_debug().to_string(), reason));
-        }
+        names::check_file_name("rename to", name)?;
         if self.find_in_volume(backend, volume, name).await?.is_some() {
             let reason = "that is another backup, and one is never replaced by another";
             return Err(Error::new(Kind::Exists, "rename to", name, reason)

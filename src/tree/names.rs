@@ -3,8 +3,8 @@
 //! Ids and names come from outside. Whatever could leave its folder, or is no legal file
 //! name, is made safe, in a way that stays unique and never changes.
 
-use crate::driver::Backup;
-use crate::format::Timestamp;
+use crate::driver::{Backup, Timestamp};
+use crate::error::{Error, Kind, Result};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
@@ -47,8 +47,31 @@ pub fn volume_id_of(name: &str) -> Option<String> {
     (!id.is_empty() && volume_name(&id) == name).then_some(id)
 }
 
+/// Refuses a name that a backup cannot be given.
+///
+/// # Errors
+/// `TooLong`, `Invalid`.
+pub fn check_file_name(op: &'static str, name: &str) -> Result<()> {
+    if is_file_name(name) {
+        return Ok(());
+    }
+    let (kind, reason) = match name.len() {
+        0..=LONGEST_NAME => (Kind::Invalid, "a backup cannot have this name".to_owned()),
+        _ => (
+            Kind::TooLong,
+            format!("a name has {LONGEST_NAME} bytes at most"),
+        ),
+    };
+    Err(Error::new(
+        kind,
+        op,
+        name.escape_debug().to_string(),
+        reason,
+    ))
+}
+
 /// Whether a backup may have this name as it is.
-pub fn is_file_name(name: &str) -> bool {
+fn is_file_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= LONGEST_NAME
         && name != "."
@@ -65,9 +88,10 @@ pub fn file_names(backups: &[Arc<Backup>]) -> BTreeMap<String, Arc<Backup>> {
     let mut taken: HashSet<String> = HashSet::new();
     let mut names = BTreeMap::new();
     for backup in by_age {
-        let wished = backup.name.as_ref().filter(|name| {
-            backup.written_as_file && is_file_name(name) && !taken.contains(*name)
-        });
+        let wished = backup
+            .name
+            .as_ref()
+            .filter(|name| backup.written_as_file && is_file_name(name) && !taken.contains(*name));
         let name = match wished {
             Some(name) => name.clone(),
             None => made_name(backup, &taken),
@@ -80,9 +104,15 @@ pub fn file_names(backups: &[Arc<Backup>]) -> BTreeMap<String, Arc<Backup>> {
 
 /// `<created>-<name>-<first 8 of the id>.img`; with more of the id if that is taken.
 fn made_name(backup: &Backup, taken: &HashSet<String>) -> String {
-    let created = backup.created_at.map_or_else(|| "undated".into(), Timestamp::to_name);
+    let created = backup
+        .created_at
+        .map_or_else(|| "undated".into(), Timestamp::to_name);
     let name = safe_part(backup.name.as_deref().unwrap_or_default());
-    let name = if name.is_empty() { "backup".to_owned() } else { name };
+    let name = if name.is_empty() {
+        "backup".to_owned()
+    } else {
+        name
+    };
     let id = safe_part(&backup.id);
     let short: String = id.chars().take(8).collect();
     let forms = [

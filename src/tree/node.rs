@@ -78,7 +78,9 @@ impl Nodes {
     /// The kernel forgets a node, as often as it was told of it.
     pub fn forget(&self, number: u64, times: u64) {
         let mut table = lock(&self.0);
-        let Some((_, known)) = table.nodes.get_mut(&number) else { return };
+        let Some((_, known)) = table.nodes.get_mut(&number) else {
+            return;
+        };
         *known = known.saturating_sub(times);
         if *known == 0
             && number != ROOT

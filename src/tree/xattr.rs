@@ -2,9 +2,8 @@
 
 use super::node::Node;
 use super::{Tree, lock};
-use crate::driver::{Backup, Change};
+use crate::driver::{Backup, Change, Timestamp};
 use crate::error::{Error, Kind, Result};
-use crate::format::Timestamp;
 use std::sync::Arc;
 
 /// Why an attribute cannot be given or set.
@@ -40,12 +39,17 @@ fn attributes(backup: &Backup) -> Vec<(&'static str, String)> {
         ("service", Some(backup.service.to_owned())),
         ("container", Some(backup.container.clone())),
         ("object_count", Some(backup.object_count.to_string())),
-        ("stored_bytes", backup.stored_bytes.map(|bytes| bytes.to_string())),
+        (
+            "stored_bytes",
+            backup.stored_bytes.map(|bytes| bytes.to_string()),
+        ),
         ("compression", Some(backup.compression.clone())),
         ("depth", Some(backup.depth.to_string())),
     ];
     all.retain(|(_, value)| value.is_some());
-    all.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect()
+    all.into_iter()
+        .map(|(name, value)| (name, value.unwrap_or_default()))
+        .collect()
 }
 
 impl Tree {
@@ -68,9 +72,16 @@ impl Tree {
         let Some(key) = name.strip_prefix(PREFIX) else {
             return Err(XattrError::Missing);
         };
-        let backup = self.backup_with_attributes(ino).await?.ok_or(XattrError::Missing)?;
-        let found = attributes(&backup).into_iter().find(|(known, _)| *known == key);
-        found.map(|(_, value)| value.into_bytes()).ok_or(XattrError::Missing)
+        let backup = self
+            .backup_with_attributes(ino)
+            .await?
+            .ok_or(XattrError::Missing)?;
+        let found = attributes(&backup)
+            .into_iter()
+            .find(|(known, _)| *known == key);
+        found
+            .map(|(_, value)| value.into_bytes())
+            .ok_or(XattrError::Missing)
     }
 
     /// The names of all attributes, each with a NUL behind it.
@@ -120,7 +131,10 @@ impl Tree {
                 return Err(Error::new(Kind::Invalid, "set", DESCRIPTION, e).into());
             }
         };
-        let change = Change { description: Some(words), ..Change::default() };
+        let change = Change {
+            description: Some(words),
+            ..Change::default()
+        };
         match draft {
             Some(draft) => self.change_draft(&draft, change).await?,
             None => {

@@ -4,7 +4,7 @@
 //! metadata object says is kept for as long as the store reports the same version of it.
 
 use super::Options;
-use super::summary::{Known, Summarizer, Summary};
+use super::summary::{Known, Summarized, Summarizer, Summary};
 use crate::driver::Backup;
 use crate::error::{Error, Kind, Result};
 use crate::format::{BackupName, Layout};
@@ -227,15 +227,12 @@ impl Catalog {
     }
 
     /// Sizes and depths depend on the chain, so they come when all is known.
-    fn assemble(
-        &self,
-        summaries: &[(Arc<BackupName>, Result<Arc<Summary>, Error>)],
-    ) -> Vec<Arc<Backup>> {
-        let by_id: HashMap<&str, &Result<Arc<Summary>, Error>> = summaries
+    fn assemble(&self, summaries: &[(Arc<BackupName>, Summarized)]) -> Vec<Arc<Backup>> {
+        let by_id: HashMap<&str, &Summarized> = summaries
             .iter()
             .map(|(name, summary)| (name.backup_id.as_str(), summary))
             .collect();
-        let finish = |(name, summary): &(Arc<BackupName>, Result<Arc<Summary>, Error>)| {
+        let finish = |(name, summary): &(Arc<BackupName>, Summarized)| {
             let summary = match summary {
                 Ok(summary) => summary,
                 Err(fault) => {
@@ -259,12 +256,8 @@ impl Catalog {
 }
 
 /// Size of the image, and how many backups it is built on.
-fn measure(
-    summary: &Summary,
-    by_id: &HashMap<&str, &Result<Arc<Summary>, Error>>,
-) -> Result<(u64, u32)> {
-    let mut end = summary.end;
-    let mut depth = 0;
+fn measure(summary: &Summary, by_id: &HashMap<&str, &Summarized>) -> Result<(u64, u32)> {
+    let mut ends = vec![summary.end];
     let mut seen = HashSet::from([summary.backup.id.as_str()]);
     let mut layer = summary;
     while let Some(parent) = &layer.backup.parent_id {
@@ -274,46 +267,50 @@ fn measure(
         layer = match by_id.get(parent.as_str()) {
             None => return Err(parent_missing(&summary.backup, parent)),
             Some(Err(fault)) => {
-                return Err(Error::corrupt(
+                return Err(Error::new(
+                    fault.kind(),
                     "read",
                     format!("backup {}", summary.backup.id),
-                    format!("its parent {parent} is damaged: {fault}"),
+                    format!("its parent {parent} cannot be read: {fault}"),
                 ));
             }
             Some(Ok(layer)) => layer,
         };
         // What was noted for a parent is exact; it may be longer than what we see here.
-        end = end.max(layer.size.unwrap_or(layer.end));
-        depth += 1;
+        ends.push(layer.size.unwrap_or(layer.end));
     }
-    if let Some(size) = summary.size {
-        return Ok((size, depth));
-    }
-    Ok((size_by_hashes(end, summary), depth))
+    let depth = u32::try_from(ends.len() - 1).unwrap_or(u32::MAX);
+    Ok((
+        summary
+            .size
+            .unwrap_or_else(|| size_of(&ends, summary.hashed)),
+        depth,
+    ))
 }
 
-/// Cinder's metadata does not tell the size of an image; the last chunk's end does,
-/// unless the image is shorter than its parent, which the number of hashes shows.
-fn size_by_hashes(end: u64, summary: &Summary) -> u64 {
-    let Some((block, count)) = summary.hashed else {
-        return end;
+/// Cinder's metadata does not tell the size of an image. The end of the last chunk does,
+/// unless the image is shorter than its parent: then the number of hashes says how many
+/// blocks there are, and the newest layer that has the last of them, how long that is.
+/// (Who opens a backup whose hashes do not fit its size is told so.)
+/// `ends` are those of the layers, the newest first.
+fn size_of(ends: &[u64], hashed: Option<(u64, u64)>) -> u64 {
+    let longest = ends.iter().copied().max().unwrap_or(0);
+    let Some((block, count)) = hashed else {
+        return longest;
     };
     let most = block.saturating_mul(count);
-    let fits = |size: u64| size <= most && size > most.saturating_sub(block);
-    if end <= most {
-        end
-    } else if fits(summary.end) {
-        summary.end
-    } else {
-        most
+    if ends.first().is_some_and(|own| *own > most) {
+        return longest;
     }
+    let last = most.saturating_sub(block);
+    let holds_last = ends.iter().find(|end| **end > last);
+    holds_last.map_or(longest, |end| most.min(*end))
 }
 
 fn find<'a>(state: &'a State, backup: &Backup) -> Option<&'a Arc<BackupName>> {
     let listed = state.volumes.get(&backup.volume_id)?;
     let mut names = listed.iter().map(|listed| &listed.name);
-    names
-        .find(|name| name.prefix == backup.service_metadata && name.container == backup.container)
+    names.find(|name| name.prefix == backup.service_metadata && name.container == backup.container)
 }
 
 fn lost(e: tokio::task::JoinError) -> Error {

@@ -136,8 +136,7 @@ impl ChunkedImage {
         for extent in &extents {
             if let Some(part) = parts.get_mut(extent.object) {
                 let data_end = part.entry.offset + part.entry.length;
-                let ends_well =
-                    extent.end % block == 0 || extent.end == size && data_end == size;
+                let ends_well = extent.end % block == 0 || extent.end == size && data_end == size;
                 let fits = part.entry.offset % block == 0 && extent.start % block == 0 && ends_well;
                 part.listed &= fits && hashes.is_some();
             }
@@ -308,7 +307,9 @@ impl Content for ChunkedImage {
         let first = key.number * u64::from(key.block_size) / size;
         for digest in u64::from(within) / size..=(needed - 1) / size {
             let expected = match (hashes, &table) {
-                (Some(hashes), _) => hashes.list.peek(part.entry.offset / size + first + digest)?,
+                (Some(hashes), _) => hashes
+                    .list
+                    .peek(part.entry.offset / size + first + digest)?,
                 (None, Some(table)) => *table.get(usize::try_from(first + digest).ok()?)?,
                 (None, None) => return Some(false),
             };

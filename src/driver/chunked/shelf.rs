@@ -37,7 +37,13 @@ impl<K: Hash + Eq + Clone, V: ?Sized> Shelf<K, V> {
         self.weight += weight;
         while self.weight > self.most {
             let unused = |(_, (value, _)): &(&K, &(Arc<V>, u64))| Arc::strong_count(value) == 1;
-            let Some(key) = self.values.iter().rev().find(unused).map(|(k, _)| k.clone()) else {
+            let Some(key) = self
+                .values
+                .iter()
+                .rev()
+                .find(unused)
+                .map(|(k, _)| k.clone())
+            else {
                 return;
             };
             if let Some((_, gone)) = self.values.pop(&key) {

@@ -174,7 +174,9 @@ impl Stream {
                 .map_err(|e| stored.name_it(e))?;
             if progress.produced > 0 {
                 let length = self.position() - progress.produced as u64;
-                return Err(stored.corrupt(format!("it holds more than its {length} bytes of data")));
+                return Err(
+                    stored.corrupt(format!("it holds more than its {length} bytes of data"))
+                );
             }
             self.input = self.input.slice(progress.consumed..);
             if self.input.is_empty() && !self.feed(stored).await? {

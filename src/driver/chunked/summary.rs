@@ -15,8 +15,11 @@ pub struct Known {
     /// As the store reported it.
     pub version: String,
     /// What the object says, or what is wrong with it.
-    pub summary: Result<Arc<Summary>, Error>,
+    pub summary: Summarized,
 }
+
+/// What a metadata object says, or what is wrong with it.
+pub type Summarized = Result<Arc<Summary>, Error>;
 
 /// What a listing needs of a metadata document.
 #[derive(Debug)]

@@ -253,7 +253,8 @@ impl ChunkedSink {
             Err(Error::new(kind, "publish", subject, reason))
         };
         if count > MOST_CHUNKS {
-            let reason = format!("{size} bytes are more than {MOST_CHUNKS} objects of {chunk_size}");
+            let reason =
+                format!("{size} bytes are more than {MOST_CHUNKS} objects of {chunk_size}");
             return refuse(Kind::TooLong, reason)
                 .map_err(|e: Error| e.advise("make the objects larger"));
         }
@@ -448,7 +449,9 @@ fn write_hash_list(
         file.write_all(&text)?;
     }
     file.write_all(tail)?;
-    let file = file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+    let file = file
+        .into_inner()
+        .map_err(std::io::IntoInnerError::into_error)?;
     Ok(Body::File {
         length: file.metadata()?.len(),
         file: Arc::new(file),

@@ -1,0 +1,12 @@
+//! What several tests need.
+
+#[allow(dead_code, reason = "each test uses a part of it")]
+pub mod cinder;
+#[allow(dead_code, reason = "each test uses a part of it")]
+pub mod golden;
+#[allow(dead_code, reason = "each test uses a part of it")]
+pub mod library;
+#[allow(dead_code, reason = "each test uses a part of it")]
+pub mod mount;
+#[allow(dead_code, reason = "each test uses a part of it")]
+pub mod store_check;

@@ -1,0 +1,475 @@
+//! The real program on a real mount: temporary folders, the daemon, and commands that
+//! run against it. Whatever a test does, nothing stays mounted.
+
+use std::ffi::{CString, OsStr};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The program.
+pub const CINDERFS: &str = env!("CARGO_BIN_EXE_cinderfs");
+/// Nothing that is waited for takes so long; who does has failed.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// No command of a test takes so long, in seconds.
+const LONGEST_COMMAND: &str = "240";
+
+pub const MIB: usize = 1 << 20;
+
+/// An ordinary user: nobody.
+pub const USER: &str = "65534";
+
+/// Waits until `done` is true.
+pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whether a test that needs root can run. Without root only `--quick` may leave it out.
+#[must_use]
+pub fn is_root_for(what: &str) -> bool {
+    if rustix::process::geteuid().is_root() {
+        return true;
+    }
+    let quick = std::env::var_os("CINDERFS_TEST_QUICK").is_some();
+    assert!(
+        quick,
+        "{what} needs root: run the tests as root, or `tests/run --quick`"
+    );
+    eprintln!("left out, for it needs root: {what}");
+    false
+}
+
+/// A command that ends in bounded time, even when a mount hangs.
+pub fn command<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: &[S]) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["-k", "5", LONGEST_COMMAND]);
+    command.arg(program).args(arguments).stdin(Stdio::null());
+    command.env("LC_ALL", "C.UTF-8");
+    command
+}
+
+/// `bash -c script`, whose `$1` and so on are the arguments.
+pub fn shell<S: AsRef<OsStr>>(script: &str, arguments: &[S]) -> Command {
+    let mut all = vec![OsStr::new("-c"), OsStr::new(script), OsStr::new("bash")];
+    all.extend(arguments.iter().map(AsRef::as_ref));
+    command("bash", &all)
+}
+
+pub fn output(command: &mut Command) -> Output {
+    command
+        .output()
+        .unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"))
+}
+
+/// Runs a command that must succeed. Gives its standard output.
+pub fn run(command: &mut Command) -> String {
+    let output = output(command);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{said}",
+        output.status
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a command that must fail. Gives its exit code and standard error.
+pub fn fail(command: &mut Command) -> (i32, String) {
+    let output = output(command);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let code = output
+        .status
+        .code()
+        .or(output.status.signal().map(|signal| 128 + signal));
+    let code = code.unwrap_or(-1);
+    assert!(code != 0, "{command:?} should have failed");
+    assert!(code != 124, "{command:?} did not end");
+    (code, said)
+}
+
+/// Arguments of setpriv(1) to run what follows them as an ordinary user of that group.
+pub fn as_user(group: &str) -> [String; 3] {
+    [
+        format!("--reuid={USER}"),
+        format!("--regid={group}"),
+        "--clear-groups".to_owned(),
+    ]
+}
+
+/// `bash -c script` as an ordinary user of that group.
+pub fn shell_as_user<S: AsRef<OsStr>>(group: &str, script: &str, arguments: &[S]) -> Command {
+    let mut all: Vec<std::ffi::OsString> = as_user(group).map(Into::into).into();
+    all.extend(["bash", "-c", script, "bash"].map(Into::into));
+    all.extend(
+        arguments
+            .iter()
+            .map(|argument| argument.as_ref().to_owned()),
+    );
+    let mut command = command("setpriv", &all);
+    command.current_dir("/");
+    command
+}
+
+/// Lets everybody into a folder.
+pub fn open_to_all(folder: &Path) {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// The error number of a failed call.
+pub fn errno<T>(result: io::Result<T>) -> i32 {
+    match result {
+        Ok(_) => 0,
+        Err(e) => e.raw_os_error().unwrap_or(-1),
+    }
+}
+
+/// Temporary folders for a store, its configuration, mounts, and sources.
+pub struct Lab {
+    root: tempfile::TempDir,
+}
+
+impl Lab {
+    /// Small objects, so that small files have several: 1 MiB with zlib.
+    pub fn new() -> Self {
+        Self::with("backup_file_size = 1048576\n")
+    }
+
+    /// With further lines for the only section; the backend is named `posix`.
+    pub fn with(options: &str) -> Self {
+        let lab = Self {
+            root: tempfile::tempdir().unwrap(),
+        };
+        for folder in ["store", "mnt", "spool", "home"] {
+            fs::create_dir(lab.path(folder)).unwrap();
+        }
+        lab.configure(options);
+        lab
+    }
+
+    /// Over a copy of a tree of files.
+    pub fn over(tree: &Path) -> Self {
+        let lab = Self::new();
+        super::golden::copy_tree(tree, &lab.store());
+        lab
+    }
+
+    /// Writes the configuration anew.
+    pub fn configure(&self, options: &str) {
+        let text = format!(
+            "[DEFAULT]\nbackup_driver = cinder.backup.drivers.posix.PosixBackupDriver\n\
+             backup_posix_path = {}\nspool_path = {}\n{options}",
+            self.store().display(),
+            self.path("spool").display(),
+        );
+        fs::write(self.config(), text).unwrap();
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.path("store")
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.path("cinderfs.conf")
+    }
+
+    /// The log of all mounts so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// A file outside the mount.
+    pub fn source(&self, name: &str, data: &[u8]) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, data).unwrap();
+        path
+    }
+
+    /// The program, with folders of its own for all that it might keep for a user.
+    pub fn cinderfs<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
+        let mut command = command(CINDERFS, arguments);
+        self.shelter(&mut command);
+        command
+    }
+
+    fn shelter(&self, command: &mut Command) {
+        command
+            .env("HOME", self.path("home"))
+            .current_dir(self.root.path());
+        for variable in [
+            "XDG_DATA_HOME",
+            "XDG_STATE_HOME",
+            "XDG_CACHE_HOME",
+            "CINDERFS_LOG",
+        ] {
+            command.env_remove(variable);
+        }
+    }
+
+    /// Mounts on `mnt`.
+    pub fn mount(&self) -> Mount<'_> {
+        self.mount_with("mnt", "")
+    }
+
+    /// Mounts on another folder, with further mount options.
+    pub fn mount_with(&self, folder: &str, options: &str) -> Mount<'_> {
+        self.start(Command::new(CINDERFS), folder, options)
+    }
+
+    /// Mounts as an ordinary user, who then owns the store.
+    pub fn mount_as_user(&self, options: &str) -> Mount<'_> {
+        // Where the program was built may not be the user's to look into.
+        let program = self.path("cinderfs");
+        fs::copy(CINDERFS, &program).unwrap();
+        open_to_all(self.root.path());
+        run(&mut shell(
+            r#"chown -R "$1:$1" "$2""#,
+            &[USER, self.root.path().to_str().unwrap()],
+        ));
+        let mut command = Command::new("setpriv");
+        command.args(as_user(USER)).arg(program);
+        self.start(command, "mnt", options)
+    }
+
+    fn start(&self, mut program: Command, folder: &str, options: &str) -> Mount<'_> {
+        let folder = self.path(folder);
+        let _ = fs::create_dir(&folder);
+        let answers = |log: &str| log.matches("mounted on").count();
+        let before = answers(&self.log());
+        program
+            .args(["mount", "--foreground", "--config"])
+            .arg(self.config());
+        program
+            .arg("-o")
+            .arg(format!("log={},{options}", self.path("log").display()));
+        program
+            .arg(&folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        self.shelter(&mut program);
+        let child = program.spawn().unwrap();
+        let mut mount = Mount {
+            lab: self,
+            folder,
+            child,
+        };
+        let start = Instant::now();
+        // Its log, and not a stat: that of a mount that hangs would hang as well.
+        while answers(&self.log()) == before {
+            if let Some(status) = mount.child.try_wait().unwrap() {
+                panic!("cinderfs did not mount: {status}\n{}", mount.said());
+            }
+            assert!(start.elapsed() < PATIENCE, "cinderfs does not answer");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        mount
+    }
+
+    /// The process in the background that serves `folder`.
+    pub fn daemon_of(&self, folder: &Path) -> Option<u32> {
+        let serves = |pid: u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let mut words = line.split(|byte| *byte == 0);
+            words.next() == Some(CINDERFS.as_bytes())
+                && words.any(|word| word == folder.as_os_str().as_bytes())
+        };
+        let entries = fs::read_dir("/proc").unwrap();
+        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        pids.into_iter().find(|pid| serves(*pid))
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // A mount that was left here would be emptied along with the folder.
+        for line in fs::read_to_string("/proc/self/mounts")
+            .unwrap_or_default()
+            .lines()
+        {
+            let at = line.split(' ').nth(1).unwrap_or_default();
+            let Some(at) = at
+                .replace("\\040", " ")
+                .strip_prefix('/')
+                .map(|at| format!("/{at}"))
+            else {
+                continue;
+            };
+            if Path::new(&at).starts_with(self.root.path()) {
+                if let Some(pid) = self.daemon_of(Path::new(&at)) {
+                    kill(pid, libc::SIGTERM);
+                }
+                detach(Path::new(&at));
+            }
+        }
+    }
+}
+
+/// A mount whose daemon is a child of ours.
+pub struct Mount<'a> {
+    lab: &'a Lab,
+    folder: PathBuf,
+    child: Child,
+}
+
+impl Mount<'_> {
+    fn said(&mut self) -> String {
+        let said = self.child.stderr.take().map(io::read_to_string);
+        let said = said.and_then(Result::ok).unwrap_or_default();
+        format!("{said}{}", self.lab.log())
+    }
+
+    /// A path below the mount.
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.folder.join(path)
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The folder of a volume, which is made when it is not there.
+    pub fn volume(&self, volume: &str) -> PathBuf {
+        let path = self.folder.join("posix").join(volume);
+        if !path.exists() {
+            fs::create_dir(&path).unwrap();
+        }
+        path
+    }
+
+    /// The daemon's process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it in the usual way, and gives its exit code.
+    pub fn unmount(self) -> i32 {
+        self.end_by(libc::SIGTERM)
+    }
+
+    /// Ends it by a signal, and gives its exit code.
+    pub fn end_by(mut self, signal: i32) -> i32 {
+        kill(self.child.id(), signal);
+        let code = self.wait();
+        assert!(!is_mounted(&self.folder), "it is mounted still");
+        code
+    }
+
+    /// Waits until it has ended by itself, and gives its exit code.
+    pub fn wait(&mut self) -> i32 {
+        let child = &mut self.child;
+        wait_for("the daemon ends", || child.try_wait().unwrap().is_some());
+        let status = self.child.wait().unwrap();
+        status
+            .code()
+            .unwrap_or_else(|| panic!("the daemon: {status}\n{}", self.lab.log()))
+    }
+
+    /// As a machine that loses power: the daemon is gone at once, and nothing is told.
+    pub fn crash(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        detach(&self.folder);
+    }
+}
+
+impl Drop for Mount<'_> {
+    fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            detach(&self.folder);
+            return;
+        }
+        if std::thread::panicking() {
+            eprintln!("the daemon's log:\n{}", self.lab.log());
+            detach(&self.folder);
+            let _ = self.child.kill();
+        } else {
+            kill(self.child.id(), libc::SIGTERM);
+        }
+        let start = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if start.elapsed() > Duration::from_secs(20) {
+                detach(&self.folder);
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        detach(&self.folder);
+    }
+}
+
+pub fn kill(pid: u32, signal: i32) {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    let signal = rustix::process::Signal::from_named_raw(signal).unwrap();
+    let _ = rustix::process::kill_process(pid, signal);
+}
+
+/// Whether anything is mounted there.
+pub fn is_mounted(folder: &Path) -> bool {
+    let at = folder.display().to_string().replace(' ', "\\040");
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    mounts
+        .lines()
+        .any(|line| line.split(' ').nth(1) == Some(at.as_str()))
+}
+
+/// Takes whatever is mounted there away, used or not.
+pub fn detach(folder: &Path) {
+    for _ in 0..8 {
+        if !is_mounted(folder) {
+            return;
+        }
+        if rustix::mount::unmount(folder, rustix::mount::UnmountFlags::DETACH).is_err() {
+            let _ = Command::new("fusermount3")
+                .arg("-uz")
+                .arg("--")
+                .arg(folder)
+                .output();
+        }
+    }
+}
+
+/// lseek(2) with SEEK_DATA or SEEK_HOLE; the error's number when it fails.
+pub fn seek(file: &fs::File, offset: u64, hole: bool) -> Result<u64, i32> {
+    use rustix::fs::SeekFrom::{Data, Hole};
+    let to = if hole { Hole(offset) } else { Data(offset) };
+    rustix::fs::seek(file, to).map_err(|e| e.raw_os_error())
+}
+
+/// The value of an extended attribute.
+pub fn xattr(path: &Path, name: &str) -> Result<Vec<u8>, i32> {
+    let mut value = vec![0; 4096];
+    let length = rustix::fs::lgetxattr(path, name, &mut value[..]).map_err(|e| e.raw_os_error())?;
+    value.truncate(length);
+    Ok(value)
+}
+
+/// Sets an extended attribute; the error's number, or 0.
+pub fn set_xattr(path: &Path, name: &str, value: &[u8]) -> i32 {
+    let name = CString::new(name).unwrap();
+    let set = rustix::fs::lsetxattr(path, name, value, rustix::fs::XattrFlags::empty());
+    set.map_or_else(|e| e.raw_os_error(), |()| 0)
+}
+
+/// The names in a folder, sorted.
+pub fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort_unstable();
+    names
+}

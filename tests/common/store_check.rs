@@ -1,0 +1,387 @@
+//! Reads a posix store as Cinder 29 reads and writes it, with code that shares nothing
+//! with the program's, and refuses whatever Cinder would not have written.
+
+use md5::{Digest as _, Md5};
+use serde_json::Value;
+use sha2::Sha256;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+const PIECE: usize = 1 << 20;
+
+/// A backup as the store holds it.
+#[derive(Debug)]
+pub struct Stored {
+    pub id: String,
+    pub volume: String,
+    pub name: Option<String>,
+    pub description: Option<String>,
+    pub sha_block: u64,
+    pub sha256s: Vec<String>,
+    pub objects: Vec<StoredObject>,
+    pub metadata: Value,
+}
+
+#[derive(Debug)]
+pub struct StoredObject {
+    pub path: PathBuf,
+    pub number: u64,
+    pub offset: u64,
+    pub length: u64,
+    pub stored: u64,
+    pub compression: String,
+    pub md5: String,
+}
+
+/// What the backend is configured to.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected<'a> {
+    pub object_size: u64,
+    pub compression: &'a str,
+}
+
+pub const SMALL_ZLIB: Expected<'static> = Expected {
+    object_size: 1 << 20,
+    compression: "zlib",
+};
+
+/// Every backup in a store. Whatever is in its containers must be right.
+pub fn read_store(root: &Path) -> Vec<Stored> {
+    let mut found = Vec::new();
+    for one in entries(root) {
+        for two in entries(&one) {
+            for container in entries(&two) {
+                found.push(read_container(root, &container));
+            }
+        }
+    }
+    found
+}
+
+/// How many finished backups there are, while others may be in the making.
+pub fn count(root: &Path) -> usize {
+    let below = |paths: Vec<PathBuf>| paths.into_iter().flat_map(|path| entries(&path));
+    let files = below(below(below(entries(root)).collect()).collect());
+    files
+        .filter(|path| file_name(path).ends_with("_metadata"))
+        .count()
+}
+
+/// The only backup in a store, of which everything is as Cinder would have it.
+pub fn check_only(root: &Path, expected: Expected<'_>, source: &Path) -> Stored {
+    let mut all = read_store(root);
+    assert_eq!(all.len(), 1, "not exactly one backup: {all:#?}");
+    let backup = all.remove(0);
+    backup.check(expected, source);
+    backup
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort_unstable();
+    paths
+}
+
+fn file_name(path: &Path) -> &str {
+    path.file_name().unwrap().to_str().unwrap()
+}
+
+fn mode(path: &Path) -> u32 {
+    path.metadata().unwrap().permissions().mode() & 0o7777
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn keys(value: &Value) -> BTreeSet<&str> {
+    value
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect()
+}
+
+/// `json.dumps(value, sort_keys=True, indent=2)`
+fn python_json(value: &Value) -> String {
+    let mut text = String::new();
+    // serde_json keeps keys sorted and indents by two, too; Python escapes what is not
+    // ASCII.
+    for c in serde_json::to_string_pretty(value).unwrap().chars() {
+        if c < '\u{7f}' {
+            text.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                text.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    text
+}
+
+fn read_json(path: &Path) -> Value {
+    let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let value: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        text,
+        python_json(&value),
+        "{} is not as Python writes it",
+        path.display()
+    );
+    value
+}
+
+/// `2026-11-21 00:14:26+00:00`, with or without microseconds.
+fn check_created_at(text: &str) {
+    let shape: String = text
+        .chars()
+        .map(|c| if c.is_ascii_digit() { '9' } else { c })
+        .collect();
+    let shapes = [
+        "9999-99-99 99:99:99+99:99",
+        "9999-99-99 99:99:99.999999+99:99",
+    ];
+    let is_right = shapes.contains(&shape.as_str()) && text.ends_with("+00:00");
+    assert!(is_right, "created_at {text:?}");
+}
+
+fn read_container(root: &Path, container: &Path) -> Stored {
+    let id = file_name(container).to_owned();
+    let relative = container.strip_prefix(root).unwrap().to_str().unwrap();
+    assert_eq!(relative, format!("{}/{}/{id}", &id[..2], &id[2..4]));
+    assert_eq!(uuid::Uuid::parse_str(&id).unwrap().to_string(), id);
+    assert_eq!(mode(container), 0o770, "{relative}");
+    let files = entries(container);
+    for file in &files {
+        assert!(file.is_file() && !file.is_symlink(), "{}", file.display());
+        assert_eq!(mode(file), 0o660, "{}", file.display());
+    }
+    let metadata_path = files
+        .iter()
+        .find(|path| file_name(path).ends_with("_metadata"));
+    let metadata_path = metadata_path.unwrap_or_else(|| panic!("{relative} has no metadata"));
+    let prefix = file_name(metadata_path).strip_suffix("_metadata").unwrap();
+    let metadata = read_json(metadata_path);
+    let hashes = read_json(&container.join(format!("{prefix}_sha256file")));
+
+    let text = |key: &str| metadata[key].as_str().map(str::to_owned);
+    let volume = text("volume_id").unwrap();
+    let (head, stamp) = prefix
+        .strip_suffix(&format!("_backup_{id}"))
+        .and_then(|head| head.rsplit_once('_'))
+        .unwrap_or_else(|| panic!("prefix {prefix:?}"));
+    assert_eq!(head, format!("volume_{volume}"));
+    assert!(
+        stamp.len() == 14 && stamp.bytes().all(|b| b.is_ascii_digit()),
+        "{prefix}"
+    );
+
+    assert_eq!(
+        keys(&metadata),
+        BTreeSet::from([
+            "backup_description",
+            "backup_id",
+            "backup_name",
+            "cinderfs",
+            "created_at",
+            "objects",
+            "parent_id",
+            "version",
+            "volume_id",
+            "volume_meta",
+        ])
+    );
+    assert_eq!(
+        keys(&hashes),
+        BTreeSet::from([
+            "backup_description",
+            "backup_id",
+            "backup_name",
+            "chunk_size",
+            "created_at",
+            "sha256s",
+            "version",
+            "volume_id",
+        ])
+    );
+    assert_eq!(metadata["version"], "1.0.0");
+    assert_eq!(metadata["backup_id"], id.as_str());
+    check_created_at(metadata["created_at"].as_str().unwrap());
+    for key in ["version", "backup_id", "volume_id", "created_at"] {
+        assert_eq!(metadata[key], hashes[key], "{key}");
+    }
+    let objects: Vec<StoredObject> = metadata["objects"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| read_object(container, prefix, entry))
+        .collect();
+    // Cinder refuses to restore when the container holds anything else of that prefix.
+    let mut named: BTreeSet<String> = objects
+        .iter()
+        .map(|object| file_name(&object.path).to_owned())
+        .collect();
+    assert_eq!(named.len(), objects.len(), "an object is named twice");
+    named.insert(format!("{prefix}_metadata"));
+    named.insert(format!("{prefix}_sha256file"));
+    let listed: BTreeSet<String> = files
+        .iter()
+        .map(|path| file_name(path).to_owned())
+        .collect();
+    assert_eq!(listed, named);
+    let sha256s = hashes["sha256s"].as_array().unwrap().iter();
+    Stored {
+        name: text("backup_name"),
+        description: text("backup_description"),
+        sha_block: hashes["chunk_size"].as_u64().unwrap(),
+        sha256s: sha256s
+            .map(|hash| hash.as_str().unwrap().to_owned())
+            .collect(),
+        id,
+        volume,
+        objects,
+        metadata,
+    }
+}
+
+fn read_object(container: &Path, prefix: &str, entry: &Value) -> StoredObject {
+    let entry = entry.as_object().unwrap();
+    assert_eq!(entry.len(), 1);
+    let (name, fields) = entry.iter().next().unwrap();
+    assert_eq!(
+        keys(fields),
+        BTreeSet::from(["compression", "length", "md5", "offset"])
+    );
+    let digits = name.strip_prefix(&format!("{prefix}-")).unwrap();
+    let number: u64 = digits.parse().unwrap();
+    assert_eq!(digits, format!("{number:05}"));
+    assert!(number > 0, "objects are counted from 1");
+    let path = container.join(name);
+    StoredObject {
+        stored: path
+            .metadata()
+            .unwrap_or_else(|e| panic!("{name}: {e}"))
+            .len(),
+        path,
+        number,
+        offset: fields["offset"].as_u64().unwrap(),
+        length: fields["length"].as_u64().unwrap(),
+        compression: fields["compression"].as_str().unwrap().to_owned(),
+        md5: fields["md5"].as_str().unwrap().to_owned(),
+    }
+}
+
+impl Stored {
+    /// Size of the image, as its objects make it.
+    pub fn size(&self) -> u64 {
+        self.objects.iter().map(|object| object.length).sum()
+    }
+
+    /// Whether the objects are numbered as Cinder numbers them.
+    pub fn is_numbered_in_order(&self) -> bool {
+        self.objects
+            .iter()
+            .map(|object| object.number)
+            .eq(1..=self.objects.len() as u64)
+    }
+
+    /// Compares all of it with the image that it is of.
+    pub fn check(&self, expected: Expected<'_>, source: &Path) {
+        let image = File::open(source).unwrap();
+        let size = image.metadata().unwrap().len();
+        let mut end = 0;
+        for object in &self.objects {
+            assert_eq!(
+                object.offset, end,
+                "objects are in the image's order, without gaps"
+            );
+            let length = expected.object_size.min(size - end);
+            assert_eq!(object.length, length, "{object:?}");
+            end += object.length;
+            self.check_object(expected, object, &image);
+        }
+        assert_eq!(end, size);
+        self.check_hashes(&image, size);
+    }
+
+    fn check_object(&self, expected: Expected<'_>, object: &StoredObject, image: &File) {
+        if object.compression == "none" {
+            assert_eq!(object.stored, object.length, "{object:?}");
+        } else {
+            assert_eq!(object.compression, expected.compression);
+            assert!(
+                object.stored < object.length,
+                "`none` where it does not shrink: {object:?}"
+            );
+        }
+        let mut decoded = object.decode();
+        let (mut md5, mut at) = (Md5::new(), object.offset);
+        let (mut piece, mut original) = (vec![0; PIECE], vec![0; PIECE]);
+        loop {
+            let length = read_full(&mut decoded, &mut piece);
+            if length == 0 {
+                break;
+            }
+            let (piece, original) = (&piece[..length], &mut original[..length]);
+            image.read_exact_at(original, at).unwrap();
+            assert!(
+                piece == original,
+                "{object:?} is not the image from {at} on"
+            );
+            md5.update(piece);
+            at += length as u64;
+        }
+        assert_eq!(at, object.offset + object.length, "{object:?}");
+        assert_eq!(object.md5, hex(&md5.finalize()));
+    }
+
+    fn check_hashes(&self, image: &File, size: u64) {
+        assert_eq!(self.sha256s.len() as u64, size.div_ceil(self.sha_block));
+        let mut block = vec![0; self.sha_block as usize];
+        let zeros = hex(&Sha256::digest(&block));
+        for (number, noted) in (0..).zip(&self.sha256s) {
+            let at = number * self.sha_block;
+            let length = self.sha_block.min(size - at) as usize;
+            let block = &mut block[..length];
+            image.read_exact_at(block, at).unwrap();
+            let whole_zero = length as u64 == self.sha_block && block.iter().all(|b| *b == 0);
+            let hash = if whole_zero {
+                zeros.clone()
+            } else {
+                hex(&Sha256::digest(&*block))
+            };
+            assert_eq!(*noted, hash, "block {number}");
+        }
+    }
+}
+
+impl StoredObject {
+    /// What it holds, once decoded, by the libraries and not by our own codecs.
+    fn decode(&self) -> Box<dyn Read> {
+        let file = io::BufReader::new(File::open(&self.path).unwrap());
+        match self.compression.as_str() {
+            "none" => Box::new(file),
+            "zlib" | "gzip" => Box::new(flate2::bufread::ZlibDecoder::new(file)),
+            "bz2" | "bzip2" => Box::new(bzip2::bufread::MultiBzDecoder::new(file)),
+            "zstd" => Box::new(zstd::stream::read::Decoder::with_buffer(file).unwrap()),
+            other => panic!("unknown codec {other:?}"),
+        }
+    }
+}
+
+/// Reads until the buffer is full or the end is reached.
+fn read_full(from: &mut dyn Read, buffer: &mut [u8]) -> usize {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match from.read(&mut buffer[filled..]).unwrap() {
+            0 => break,
+            some => filled += some,
+        }
+    }
+    filled
+}
