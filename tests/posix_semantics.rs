@@ -153,6 +153,37 @@ fn times_can_be_set() {
     assert_eq!(mount.volume("v").join("a").metadata().unwrap().mtime(), 77);
 }
 
+/// The protocol's library panics at the earliest time there is. Who asked must get an
+/// error and not wait for ever, and the log must say why.
+#[test]
+fn a_fault_in_the_protocol_ends_the_mount_and_hangs_nobody() {
+    let lab = Lab::new();
+    let mut mount = lab.mount();
+    let path = mount.volume("v").join("a");
+    write(&path, b"a");
+    let times = rustix::fs::Timestamps {
+        last_access: rustix::fs::Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_OMIT,
+        },
+        last_modification: rustix::fs::Timespec {
+            tv_sec: i64::MIN,
+            tv_nsec: 5,
+        },
+    };
+    let flags = rustix::fs::AtFlags::empty();
+    let set = rustix::fs::utimensat(rustix::fs::CWD, &path, &times, flags);
+    assert!(set.is_err());
+    wait_for("the daemon is gone", || mount.is_over());
+    assert!(
+        lab.log().contains("a fault of the program"),
+        "{}",
+        lab.log()
+    );
+    drop(mount);
+    assert_eq!(text(&lab.mount().volume("v").join("a")), "a");
+}
+
 #[test]
 fn modes_and_owners_are_accepted_and_not_kept() {
     let lab = Lab::new();

@@ -371,3 +371,46 @@ async fn a_failure_to_publish_again_leaves_what_was_published() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_was_published_survives_an_end_amid_publishing_again() {
+    let store = Arc::new(FaultStore::new(MemoryStore::new()));
+    let mut options = compressed(Layout::Posix, "zlib");
+    options.object_size = MIB;
+    let new = |store: &Arc<FaultStore<MemoryStore>>| {
+        Rooms::new(
+            Arc::<FaultStore<MemoryStore>>::clone(store),
+            options.clone(),
+            64 * MIB,
+        )
+    };
+    let rooms = new(&store);
+    let writer = rooms.writer("v").await;
+    let mut image = Dice(7).text(3 << 20);
+    writer.write(0, &image).await.unwrap();
+    let first = writer
+        .publish(&described("a"), true)
+        .await
+        .unwrap()
+        .unwrap();
+    // The new list of hashes is the last thing that is written.
+    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    store.fail_when(move |call| {
+        let ends = matches!(call, Call::Put(name) if name.ends_with("_metadata"));
+        (over.fetch_or(ends, Ordering::Relaxed) || ends).then_some(Kind::Unavailable)
+    });
+    writer.write(1 << 20, &[7; 100_000]).await.unwrap();
+    writer.publish(&described("a"), true).await.unwrap_err();
+    store.fail_when(|_| None);
+    let read = new(&store).read_all("v", &first.id).await.unwrap();
+    assert!(read == image);
+    // And it can still be published.
+    image[1 << 20..][..100_000].fill(7);
+    let again = writer
+        .publish(&described("a"), true)
+        .await
+        .unwrap()
+        .unwrap();
+    let read = new(&store).read_all("v", &again.id).await.unwrap();
+    assert!(read == image);
+}

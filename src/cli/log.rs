@@ -50,6 +50,23 @@ pub fn start(file: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
+/// Logs faults of the program, too. One in a thread that takes requests from the kernel
+/// ends it: who waits for the answer could not even be killed, and an error is better.
+pub fn watch_for_faults() {
+    /// Threads that answer the kernel; fuser names them so.
+    const ANSWERING: &str = "fuser";
+    std::panic::set_hook(Box::new(|fault| {
+        let what = fault.to_string().replace('\n', " ");
+        tracing::error!("a fault of the program, please report it: {what}");
+        if std::thread::current()
+            .name()
+            .is_some_and(|name| name.starts_with(ANSWERING))
+        {
+            std::process::abort();
+        }
+    }));
+}
+
 /// Where a daemon in the background logs to when nothing else is said.
 pub fn default_file() -> PathBuf {
     if rustix::process::geteuid().is_root() {

@@ -55,6 +55,7 @@ pub fn run(mut arguments: Arguments) -> Result<(), Failure> {
         (None, true) => None,
     };
     log::start(log_file.as_deref())?;
+    log::watch_for_faults();
     serve(wired, &folder, &options).map_err(Failure::from)
 }
 

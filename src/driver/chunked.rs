@@ -140,6 +140,30 @@ impl Debug for ChunkedDriver {
 }
 
 impl Shared {
+    /// The list of hashes of a backup, if it has one that can be used. Without, every
+    /// object is checked against its md5, so a broken list is no reason to refuse data.
+    async fn hashes_of(
+        &self,
+        name: &BackupName,
+        generation: Option<u64>,
+    ) -> Result<Option<HashList>> {
+        let backup = &name.backup_id;
+        match HashList::open(&self.store, name).await {
+            Err(e) if e.kind() == Kind::Corrupt => {
+                tracing::warn!("backup {backup} is checked by its objects' md5: {e}");
+                Ok(None)
+            }
+            Ok(Some(list)) if !generation.is_some_and(|own| list.is_of_generation(own)) => {
+                tracing::warn!(
+                    "backup {backup} is checked by its objects' md5: its list of hashes was \
+                     written for a publication of it that was never finished"
+                );
+                Ok(None)
+            }
+            other => other,
+        }
+    }
+
     async fn read_metadata(&self, name: &BackupName) -> Result<Metadata> {
         Metadata::parse(name, &read_metadata_text(self.store.as_ref(), name).await?)
     }
@@ -163,8 +187,11 @@ impl BackupDriver for ChunkedDriver {
         let shared = &self.shared;
         let chain = shared.catalog.chain(backup).await?;
         let (mut parts, mut layers) = (Vec::new(), Vec::new());
+        // Of the backup itself: it is the first in its chain.
+        let mut generation = None;
         for name in &chain {
             let metadata = shared.read_metadata(name).await.map_err(within)?;
+            generation.get_or_insert(metadata.own.generation);
             layers.push(
                 (parts.len()..)
                     .zip(&metadata.objects)
@@ -180,9 +207,7 @@ impl BackupDriver for ChunkedDriver {
         }
         let extents = resolve(layers, backup.size);
         let hashes = match chain.first() {
-            Some(newest) => HashList::open(&shared.store, newest)
-                .await
-                .map_err(within)?,
+            Some(newest) => shared.hashes_of(newest, generation).await.map_err(within)?,
             None => None,
         };
         if let Some(list) = &hashes
@@ -247,26 +272,8 @@ impl BackupDriver for ChunkedDriver {
         let name = shared.catalog.name_of(backup).await?;
         // What another program has built on it in the last seconds counts, too.
         shared.catalog.forget_listing().await;
-        let children: Vec<String> = shared
-            .catalog
-            .backups(&backup.volume_id)
-            .await?
-            .iter()
-            .filter(|other| other.parent_id.as_ref() == Some(&backup.id))
-            .map(|other| other.id.clone())
-            .collect();
-        if !children.is_empty() {
-            return Err(Error::new(
-                Kind::Dependents,
-                "delete",
-                format!("backup {}", backup.id),
-                format!(
-                    "incremental backups are built on it: {}",
-                    children.join(", ")
-                ),
-            )
-            .advise("delete those first"));
-        }
+        let others = shared.catalog.backups(&backup.volume_id).await?;
+        refuse_if_built_on(backup, &others)?;
         delete_objects(shared, &name).await?;
         shared.catalog.removed(&name).await;
         Ok(())
@@ -274,6 +281,37 @@ impl BackupDriver for ChunkedDriver {
 
     async fn space(&self) -> Result<Option<Space>> {
         self.shared.store.space().await
+    }
+}
+
+/// Refuses to delete what another backup is built on, or may be: one whose metadata
+/// cannot be read does not tell.
+fn refuse_if_built_on(backup: &Backup, others: &[Arc<Backup>]) -> Result<()> {
+    let refuse = |reason: String, advice: &str| {
+        let subject = format!("backup {}", backup.id);
+        Err(Error::new(Kind::Dependents, "delete", subject, reason).advise(advice))
+    };
+    let children: Vec<&str> = others
+        .iter()
+        .filter(|other| other.parent_id.as_ref() == Some(&backup.id))
+        .map(|other| other.id.as_str())
+        .collect();
+    if !children.is_empty() {
+        let children = children.join(", ");
+        return refuse(
+            format!("incremental backups are built on it: {children}"),
+            "delete those first",
+        );
+    }
+    let is_silent = |other: &&Arc<Backup>| {
+        other.fault.is_some() && other.parent_id.is_none() && other.id != backup.id
+    };
+    match others.iter().find(is_silent) {
+        Some(silent) if backup.fault.is_none() => refuse(
+            format!("backup {} is damaged and may be built on it", silent.id),
+            "repair or delete that one first",
+        ),
+        _ => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use super::metadata::FORMAT_VERSION;
 use super::names::BackupName;
 use super::python::to_python_json;
 use super::time::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 /// The sha256 of one block.
@@ -19,6 +19,7 @@ pub const DIGEST_BYTES: usize = 32;
 
 const HEX_BYTES: usize = 2 * DIGEST_BYTES;
 const LIST_KEY: &[u8] = b"\"sha256s\": [";
+const GENERATION_KEY: &[u8] = b"\"generation\":";
 
 /// The hash of `length` zero bytes.
 pub fn zero_digest(length: u64) -> Digest {
@@ -42,6 +43,8 @@ pub struct HashListHeader {
     pub first: u64,
     /// Distance from one hash to the next, in bytes.
     pub stride: u64,
+    /// How often the backup had been published before; 0 for all of Cinder's.
+    pub generation: u64,
 }
 
 impl HashListHeader {
@@ -50,6 +53,7 @@ impl HashListHeader {
     pub fn parse(head: &[u8]) -> Option<Self> {
         let key = find(head, LIST_KEY)?;
         let block_size = number_after(head.get(..key)?, b"\"chunk_size\":")?;
+        let generation = number_after(head.get(..key)?, GENERATION_KEY).unwrap_or(0);
         let list = key + LIST_KEY.len();
         let first = list
             + head
@@ -61,6 +65,7 @@ impl HashListHeader {
                 block_size,
                 first: first as u64,
                 stride: 0,
+                generation,
             });
         }
         read_hex(head.get(first..)?)?;
@@ -75,6 +80,7 @@ impl HashListHeader {
             block_size,
             first: first as u64,
             stride: stride as u64,
+            generation,
         })
     }
 }
@@ -139,16 +145,17 @@ fn number_after(text: &[u8], key: &[u8]) -> Option<u64> {
     std::str::from_utf8(&digits).ok()?.parse().ok()
 }
 
-/// The `_sha256file` with one place where the list goes.
+/// The `_sha256file` with an empty list. Cinder ignores a key that it does not know; the
+/// one of ours is there only when the backup was published before.
 fn document(
     name: &BackupName,
     backup_name: Option<&str>,
     description: Option<&str>,
     created_at: Timestamp,
     block_size: u64,
-    list: &Value,
+    generation: u64,
 ) -> Vec<u8> {
-    to_python_json(&json!({
+    let mut document = json!({
         "version": FORMAT_VERSION,
         "backup_id": name.backup_id,
         "volume_id": name.volume_id,
@@ -156,8 +163,14 @@ fn document(
         "backup_description": description,
         "created_at": created_at.to_python(),
         "chunk_size": block_size,
-        "sha256s": list,
-    }))
+        "sha256s": [],
+    });
+    if generation > 0
+        && let Some(keys) = document.as_object_mut()
+    {
+        keys.insert("cinderfs".into(), json!({ "generation": generation }));
+    }
+    to_python_json(&document)
 }
 
 /// Everything of a new `_sha256file` up to and with the opening bracket of the list.
@@ -167,6 +180,7 @@ pub fn format_sha256file_head(
     description: Option<&str>,
     created_at: Timestamp,
     block_size: u64,
+    generation: u64,
 ) -> Vec<u8> {
     let mut text = document(
         name,
@@ -174,9 +188,9 @@ pub fn format_sha256file_head(
         description,
         created_at,
         block_size,
-        &json!([]),
+        generation,
     );
-    // The key is ours alone: every quote inside a name is escaped.
+    // No name can hold the key: every quote inside one is escaped.
     if let Some(at) = find(&text, LIST_KEY) {
         text.truncate(at + LIST_KEY.len());
     }
@@ -205,29 +219,28 @@ pub fn push_sha256_entry(text: &mut Vec<u8>, first: bool, digest: &Digest) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::hex::to_hex;
     use super::*;
+    use serde_json::Value;
 
     fn list(count: u8) -> (Vec<u8>, Vec<Digest>) {
         let name = BackupName::new_posix(None, "vol", "14557733", "20261121003832").unwrap();
         let digests: Vec<Digest> = (0..count).map(|i| [i; DIGEST_BYTES]).collect();
         let at = Timestamp::parse("2026-11-21 00:14:26").unwrap();
-        let tricky = Some("a \"sha256s\": [ ☃");
-        let mut text = format_sha256file_head(&name, tricky, None, at, 4096);
+        let tricky = Some("a \"sha256s\": [ \"generation\": 9 ☃");
+        let mut text = format_sha256file_head(&name, tricky, None, at, 4096, u64::from(count));
         for (i, digest) in digests.iter().enumerate() {
             push_sha256_entry(&mut text, i == 0, digest);
         }
         text.extend(format_sha256file_tail(&name, digests.is_empty()));
-        let hex: Vec<Value> = digests
-            .iter()
-            .map(|d| {
-                d.iter()
-                    .map(|b| format!("{b:02x}"))
-                    .collect::<String>()
-                    .into()
-            })
-            .collect();
-        let whole = document(&name, tricky, None, at, 4096, &Value::Array(hex));
-        assert_eq!(String::from_utf8(text.clone()), String::from_utf8(whole));
+        let whole: Value = serde_json::from_slice(&text).unwrap();
+        let hex: Vec<Value> = digests.iter().map(|digest| to_hex(digest).into()).collect();
+        assert_eq!(whole["sha256s"], Value::Array(hex));
+        // In one piece, it is written the same.
+        assert_eq!(
+            String::from_utf8(to_python_json(&whole)),
+            String::from_utf8(text.clone())
+        );
         (text, digests)
     }
 
@@ -237,6 +250,7 @@ mod tests {
             let (text, digests) = list(count);
             let header = HashListHeader::parse(&text[..text.len().min(4096)]).unwrap();
             assert_eq!(header.block_size, 4096);
+            assert_eq!(header.generation, u64::from(count));
             if count == 0 {
                 assert_eq!(HashListTail::parse(&text, 0), None);
                 continue;

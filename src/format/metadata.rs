@@ -55,6 +55,15 @@ pub struct Own {
     /// Bytes that the chunks take in the store.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stored_bytes: Option<u64>,
+    /// How often it had been published before; the list of hashes says the same. Where
+    /// the two differ, the program ended between writing one and the other.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub generation: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Own {

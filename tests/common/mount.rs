@@ -376,6 +376,11 @@ impl Mount<'_> {
             .unwrap_or_else(|| panic!("the daemon: {status}\n{}", self.lab.log()))
     }
 
+    /// Whether the daemon has ended.
+    pub fn is_over(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// As a machine that loses power: the daemon is gone at once, and nothing is told.
     pub fn crash(mut self) {
         self.child.kill().unwrap();
@@ -386,7 +391,7 @@ impl Mount<'_> {
 
 impl Drop for Mount<'_> {
     fn drop(&mut self) {
-        if !matches!(self.child.try_wait(), Ok(None)) {
+        if self.is_over() {
             detach(&self.folder);
             return;
         }

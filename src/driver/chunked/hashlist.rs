@@ -28,12 +28,20 @@ const LARGEST_FOREIGN: u64 = 16 << 20;
 pub struct HashList {
     store: Arc<dyn ObjectStore>,
     name: BackupName,
+    found: Found,
+    pages: Mutex<Shelf<u64, Vec<Digest>>>,
+}
+
+/// What a `_sha256file` was found to be.
+#[derive(Debug)]
+struct Found {
     /// Bytes that each hash stands for.
     block_size: u64,
     /// Number of hashes.
     count: u64,
+    /// How often the backup had been published before; `None` where that is not told.
+    generation: Option<u64>,
     text: Text,
-    pages: Mutex<Shelf<u64, Vec<Digest>>>,
 }
 
 #[derive(Debug)]
@@ -71,33 +79,36 @@ impl HashList {
                 break;
             }
         }
-        let (block_size, count, text) = match found {
+        let found = match found {
             Some(found) => found,
             None => foreign(store.as_ref(), name).await?,
         };
         Ok(Some(Self {
             store: Arc::clone(store),
             name: name.clone(),
-            block_size,
-            count,
-            text,
+            found,
             pages: Mutex::new(Shelf::new(PAGES_KEPT)),
         }))
     }
 
     /// Bytes that each hash stands for (all but the last).
     pub fn block_size(&self) -> u64 {
-        self.block_size
+        self.found.block_size
     }
 
     /// Number of hashes.
     pub fn count(&self) -> u64 {
-        self.count
+        self.found.count
+    }
+
+    /// Whether the list was written for that publication of the backup.
+    pub fn is_of_generation(&self, generation: u64) -> bool {
+        self.found.generation.is_none_or(|own| own == generation)
     }
 
     /// The hash of block `index`, if it is at hand.
     pub fn peek(&self, index: u64) -> Option<Digest> {
-        match &self.text {
+        match &self.found.text {
             Text::Whole(list) => list.get(usize::try_from(index).ok()?).copied(),
             Text::Regular { .. } => {
                 let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,9 +126,9 @@ impl HashList {
     /// # Errors
     /// `Corrupt` when an entry is no hash; those of the store.
     pub async fn load(&self, blocks: Range<u64>) -> Result<Vec<Arc<Vec<Digest>>>> {
-        let end = blocks.end.min(self.count);
+        let end = blocks.end.min(self.found.count);
         let mut held = Vec::new();
-        if matches!(self.text, Text::Whole(_)) || blocks.start >= end {
+        if matches!(self.found.text, Text::Whole(_)) || blocks.start >= end {
             return Ok(held);
         }
         for page in blocks.start / PAGE..=(end - 1) / PAGE {
@@ -136,7 +147,7 @@ impl HashList {
     }
 
     async fn page(&self, page: u64) -> Result<Arc<Vec<Digest>>> {
-        let (first, stride) = match &self.text {
+        let (first, stride) = match &self.found.text {
             Text::Regular { first, stride } => (*first, *stride),
             Text::Whole(list) => {
                 let from = list
@@ -154,7 +165,7 @@ impl HashList {
             return Ok(known);
         }
         let from = page * PAGE;
-        let count = PAGE.min(self.count.saturating_sub(from));
+        let count = PAGE.min(self.found.count.saturating_sub(from));
         let at = first + from * stride;
         // The last entry has no next one: read up to its closing quote.
         let end = at + count.saturating_sub(1) * stride + 66;
@@ -185,7 +196,7 @@ impl HashList {
     }
 }
 
-fn regular(head: &[u8], tail: &[u8], tail_at: u64) -> Option<(u64, u64, Text)> {
+fn regular(head: &[u8], tail: &[u8], tail_at: u64) -> Option<Found> {
     let header = HashListHeader::parse(head)?;
     let count = match HashListTail::parse(tail, tail_at) {
         None => (header.stride == 0).then_some(0)?,
@@ -199,10 +210,15 @@ fn regular(head: &[u8], tail: &[u8], tail_at: u64) -> Option<(u64, u64, Text)> {
         first: header.first,
         stride: header.stride,
     };
-    Some((header.block_size, count, text))
+    Some(Found {
+        block_size: header.block_size,
+        count,
+        generation: Some(header.generation),
+        text,
+    })
 }
 
-async fn foreign(store: &dyn ObjectStore, name: &BackupName) -> Result<(u64, u64, Text)> {
+async fn foreign(store: &dyn ObjectStore, name: &BackupName) -> Result<Found> {
     let corrupt = |reason: String| Error::corrupt("read", name.sha256file(), reason);
     let text = read_whole(store, &name.container, &name.sha256file(), LARGEST_FOREIGN).await?;
     let list: Foreign = serde_json::from_slice(&text).map_err(|e| corrupt(e.to_string()))?;
@@ -215,5 +231,10 @@ async fn foreign(store: &dyn ObjectStore, name: &BackupName) -> Result<(u64, u64
         .map(|hex| from_hex(hex.as_bytes()))
         .collect();
     let digests = digests.ok_or_else(|| corrupt("an entry is no sha256".into()))?;
-    Ok((list.chunk_size, digests.len() as u64, Text::Whole(digests)))
+    Ok(Found {
+        block_size: list.chunk_size,
+        count: digests.len() as u64,
+        generation: None,
+        text: Text::Whole(digests),
+    })
 }

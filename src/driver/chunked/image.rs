@@ -20,7 +20,7 @@ const LARGEST_HASHED: u64 = 16 << 20;
 /// How much of an object that is stored as it is one task fetches.
 const UNIT_BYTES: u64 = 1 << 20;
 /// Objects whose decoder and check points are kept for who reads them next.
-const OBJECTS_KEPT: u64 = 32;
+const OBJECTS_KEPT: u64 = 16;
 /// How many digests of objects without a list of hashes are kept: 64 MiB of them, which
 /// cover 64 GiB of data.
 const DIGESTS_KEPT: u64 = 2 << 20;

@@ -55,6 +55,8 @@ struct State {
     lacking: BTreeSet<u64>,
     /// Metadata was stored, or may have been.
     published: bool,
+    /// How often it has been published.
+    generation: u64,
     /// The list of hashes that was published last.
     list: Option<Body>,
     /// Objects that only metadata which is about to be replaced names.
@@ -201,7 +203,12 @@ impl ChunkedSink {
     }
 
     /// The `_sha256file`.
-    async fn hash_list(&self, size: u64, description: &Description) -> Result<Body> {
+    async fn hash_list(
+        &self,
+        size: u64,
+        description: &Description,
+        generation: u64,
+    ) -> Result<Body> {
         let options = &self.shared.options;
         let head = format_sha256file_head(
             &self.name,
@@ -209,6 +216,7 @@ impl ChunkedSink {
             description.description.as_deref(),
             self.created_at,
             options.sha_block_size,
+            generation,
         );
         let count = size.div_ceil(options.sha_block_size);
         let tail = format_sha256file_tail(&self.name, count == 0);
@@ -228,6 +236,7 @@ impl ChunkedSink {
             size: Some(size),
             data_bytes: Some(chunks().map(|chunk| chunk.data_bytes).sum()),
             stored_bytes: Some(chunks().map(|chunk| chunk.stored).sum()),
+            generation: state.generation,
             ..Own::default()
         };
         if let Some(modified) = description.modified {
@@ -388,12 +397,13 @@ impl BackupSink for ChunkedSink {
             return Err(Error::new(Kind::TooLong, "publish", subject, reason)
                 .advise("make the objects larger"));
         }
-        let list = self.hash_list(size, description).await?;
+        let list = self.hash_list(size, description, state.generation).await?;
         if !state.published {
             // Nothing names these, and Cinder would refuse a backup that has them.
             self.delete_obsolete(&mut state).await;
         }
         self.list(&mut state, list, metadata).await?;
+        state.generation += 1;
         self.delete_obsolete(&mut state).await;
         drop(state);
         self.shared.catalog.changed(&self.name).await;
