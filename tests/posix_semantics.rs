@@ -6,8 +6,8 @@ mod common;
 use common::golden::Tree;
 use common::library::Dice;
 use common::mount::{
-    Lab, MIB, Mount, USER, command, errno, fail, is_mounted, is_root_for, kill, names, open_to_all,
-    run, seek, set_xattr, shell, shell_as_user, wait_for, xattr,
+    Holder, Lab, MIB, Mount, USER, command, errno, fail, is_mounted, is_root_for, kill, names,
+    open_to_all, run, seek, set_xattr, shell, shell_as_user, wait_for, xattr,
 };
 use common::store_check::{SMALL_ZLIB, count, read_store};
 use serde_json::Value;
@@ -390,16 +390,27 @@ fn what_is_written_can_be_read_at_once() {
     let mut read = vec![0; data.len()];
     file.read_exact_at(&mut read, 0).unwrap();
     assert!(read == data);
-    // Another program that reads while it is written sees what is there.
-    assert!(cat(&path) == data);
-    // Who reads it finishes nothing by closing it.
-    assert_eq!(names(&mount.volume("v")), [""; 0]);
-    run(&mut command("sync", &[&path]));
-    assert_eq!(names(&mount.volume("v")), ["a"]);
     file.seek(SeekFrom::Start(5)).unwrap();
     file.write_all(b"changed").unwrap();
     drop(file);
     assert_eq!(cat(&path)[5..12], *b"changed");
+}
+
+#[test]
+fn who_reads_what_is_being_written_finishes_nothing() {
+    let lab = Lab::new();
+    let mount = lab.mount();
+    let path = mount.volume("v").join("a");
+    let length = MIB + 100;
+    let holder = Holder::new(&path, length as u64);
+    assert!(cat(&path) == vec![b' '; length]);
+    assert_eq!(names(&mount.volume("v")), [""; 0]);
+    assert_eq!(count(&lab.store()), 0);
+    run(&mut command("sync", &[&path]));
+    assert_eq!(count(&lab.store()), 1);
+    holder.close();
+    assert_eq!(names(&mount.volume("v")), ["a"]);
+    assert!(cat(&path) == vec![b' '; length]);
 }
 
 #[test]
@@ -842,19 +853,19 @@ fn what_was_closed_survives_a_crash_and_nothing_else_shows() {
     let volume = mount.volume("v");
     let image = Dice(9).image(2 * MIB + 5);
     write(&volume.join("closed"), &image);
-    // The write that is not closed when the power fails.
-    let mut open = File::create(volume.join("open")).unwrap();
-    open.write_all(&Dice(8).noise(3 * MIB)).unwrap();
-    let mut synced = File::create(volume.join("synced")).unwrap();
-    synced.write_all(b"synced").unwrap();
-    synced.sync_all().unwrap();
-    synced.write_all(b", and what came later").unwrap();
+    // What is not closed when the power fails.
+    let open = Holder::new(&volume.join("open"), 3 << 20);
+    let synced = Holder::new(&volume.join("synced"), 100);
+    run(&mut command("sync", &[volume.join("synced")]));
     mount.crash();
     drop((open, synced));
     let mount = lab.mount();
     assert_eq!(names(&mount.volume("v")), ["closed", "synced"]);
     assert!(fs::read(mount.volume("v").join("closed")).unwrap() == image);
-    assert_eq!(text(&mount.volume("v").join("synced")), "synced");
+    assert_eq!(
+        fs::read(mount.volume("v").join("synced")).unwrap(),
+        [b' '; 100]
+    );
     // The name of the lost one is free.
     write(&mount.volume("v").join("open"), b"again");
 }
@@ -886,16 +897,15 @@ fn signals_end_the_mount_and_keep_what_is_written() {
         let lab = Lab::new();
         let mount = lab.mount();
         let volume = mount.volume("v");
-        let mut open = File::create(volume.join("a")).unwrap();
-        open.write_all(&vec![5; 100_000]).unwrap();
-        let untouched = File::create(volume.join("b")).unwrap();
+        let open = Holder::new(&volume.join("a"), 100_000);
+        let untouched = Holder::new(&volume.join("b"), 0);
         assert_eq!(mount.end_by(signal), 0);
         drop((open, untouched));
         let mount = lab.mount();
         assert_eq!(names(&mount.volume("v")), ["a"]);
         assert_eq!(
             fs::read(mount.volume("v").join("a")).unwrap(),
-            vec![5; 100_000]
+            vec![b' '; 100_000]
         );
     }
 }

@@ -123,6 +123,38 @@ pub fn open_to_all(folder: &Path) {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
+/// A program that has written a file and not closed it. A descriptor of our own would
+/// not do: whenever a test starts a program, all of ours are closed once in its process.
+pub struct Holder(Child);
+
+impl Holder {
+    /// Writes that many blanks to a new file.
+    pub fn new(path: &Path, length: u64) -> Self {
+        let script = r#"exec >"$1"; (($2)) && printf '%*s' "$2" ''; read -r"#;
+        let mut bash = Command::new("bash");
+        bash.args(["-c", script, "bash"])
+            .arg(path)
+            .arg(length.to_string());
+        let holder = Self(bash.stdin(Stdio::piped()).spawn().unwrap());
+        let is_written = || path.metadata().is_ok_and(|stat| stat.len() == length);
+        wait_for("the file is written", is_written);
+        holder
+    }
+
+    /// Lets the program close the file.
+    pub fn close(mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// The error number of a failed call.
 pub fn errno<T>(result: io::Result<T>) -> i32 {
     match result {

@@ -4,7 +4,7 @@
 //! decoded from its beginning, or from a check point, onwards; who reads it takes turns,
 //! and finds what the one before has decoded in the sink.
 
-use super::digest::digests;
+use super::digest::{digests, is_zero};
 use super::stream::{FEED_BYTES, Stored, Stream};
 use crate::codec::{Checkpoint, Codec};
 use crate::driver::{Block, BlockKey, BlockSink};
@@ -167,14 +167,14 @@ impl Object {
             let stream = self.stream_to(&mut turn, at, cut).await?;
             let first = stream.position();
             let step = step_bytes(cut).min(self.length.saturating_sub(first));
-            let (stream, data) = stream.decode(&self.stored, step).await?;
+            let cut_up = move |data: &[u8]| cut_blocks(data, cut);
+            let (stream, cut_up) = stream.decode(&self.stored, step, cut_up).await?;
             if stream.position() >= self.length {
                 stream.end(&self.stored).await?;
             } else {
                 note_checkpoint(&mut turn.checkpoints, &stream, self.length);
                 turn.stream = Some(stream);
             }
-            let cut_up = blocking(move || Ok(cut_blocks(&data, cut))).await?;
             for (number, block) in (first / u64::from(cut.block_size)..).zip(cut_up) {
                 let key = self.block_key(cut, number);
                 sink.put(key, block.clone());
@@ -208,7 +208,7 @@ impl Object {
         // A check point lies where the codec has one; what is decoded up to the next
         // block is dropped.
         let skipped = from.next_multiple_of(block_size) - from;
-        Ok(stream.decode(&self.stored, skipped).await?.0)
+        Ok(stream.decode(&self.stored, skipped, |_| ()).await?.0)
     }
 
     /// Reads the object whole and checks its md5, for backups that have no list of
@@ -239,17 +239,16 @@ impl Object {
         while stream.position() < self.length {
             let first = stream.position() / u64::from(cut.block_size);
             let step = step_bytes(cut).min(self.length - stream.position());
-            let data;
-            (stream, data) = stream.decode(&self.stored, step).await?;
+            let cut_up;
+            (stream, (cut_up, sum)) = stream
+                .decode(&self.stored, step, move |data| {
+                    sum.update(data);
+                    (cut_blocks(data, cut), sum)
+                })
+                .await?;
             if self.codec != Codec::None {
                 note_checkpoint(&mut turn.checkpoints, &stream, self.length);
             }
-            let cut_up;
-            (cut_up, sum) = blocking(move || {
-                sum.update(&data);
-                Ok((cut_blocks(&data, cut), sum))
-            })
-            .await?;
             for (number, block) in (first..).zip(cut_up) {
                 found.extend(block.digests.iter());
                 if self.length <= KEEP_BYTES {
@@ -315,10 +314,16 @@ fn step_bytes(cut: Cut) -> u64 {
 }
 
 fn cut_blocks(data: &[u8], cut: Cut) -> Vec<Block> {
+    // Many blocks are zero, and those need no memory of their own.
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    let bytes_of = |piece: &[u8]| match ZEROS.get(..piece.len()) {
+        Some(zeros) if is_zero(piece) => Bytes::from_static(zeros),
+        // A copy: a slice would keep all of `data` alive for one block in the cache.
+        _ => Bytes::copy_from_slice(piece),
+    };
     data.chunks((cut.block_size as usize).max(1))
         .map(|piece| Block {
-            // A copy: a slice would keep all of `data` alive for one block in the cache.
-            bytes: Bytes::copy_from_slice(piece),
+            bytes: bytes_of(piece),
             digests: digests(piece, cut.digest_size as usize).collect(),
         })
         .collect()

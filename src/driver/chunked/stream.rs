@@ -73,6 +73,8 @@ pub struct Stream {
     input: Bytes,
     /// Where in the stored object the next piece begins.
     next: u64,
+    /// Room for decoded data: clearing a new one for each step would cost time.
+    room: Vec<u8>,
 }
 
 impl fmt::Debug for Stream {
@@ -95,6 +97,7 @@ impl Stream {
             decoder: decoder.map_err(|e| stored.name_it(e))?,
             input: Bytes::new(),
             next: checkpoint.map_or(0, Checkpoint::input_offset),
+            room: Vec::new(),
         })
     }
 
@@ -108,37 +111,57 @@ impl Stream {
         self.decoder.checkpoint()
     }
 
-    /// Decodes exactly `length` bytes.
+    /// Decodes exactly `length` bytes and gives what `use_data` makes of them, on a thread
+    /// that may compute.
     ///
     /// # Errors
     /// `Corrupt` when there are not as many or they cannot be decoded; those of the store.
-    pub async fn decode(mut self, stored: &Stored, length: u64) -> Result<(Self, Vec<u8>)> {
+    pub async fn decode<T, F>(
+        mut self,
+        stored: &Stored,
+        length: u64,
+        use_data: F,
+    ) -> Result<(Self, T)>
+    where
+        T: Send + 'static,
+        F: FnOnce(&[u8]) -> T + Send + 'static,
+    {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
-        let mut data = Vec::new();
-        while data.len() < length {
-            if self.input.is_empty() {
+        let mut filled = 0;
+        let mut use_data = Some(use_data);
+        loop {
+            if self.input.is_empty() && filled < length {
                 self.feed(stored).await?;
             }
-            let before = (self.next, self.input.len(), data.len());
-            (self, data) = blocking(move || {
-                self.decode_some(&mut data, length)?;
-                Ok((self, data))
+            let before = (self.next, self.input.len(), filled);
+            let made;
+            (self, filled, use_data, made) = blocking(move || {
+                self.room.resize(length, 0);
+                let filled = self.decode_some(filled)?;
+                let use_now = use_data.take_if(|_| filled == length);
+                let made = use_now.map(|use_data| use_data(&self.room));
+                Ok((self, filled, use_data, made))
             })
             .await
             .map_err(|e| stored.name_it(e))?;
-            if before == (self.next, self.input.len(), data.len()) {
+            if let Some(made) = made {
+                return Ok((self, made));
+            }
+            if before == (self.next, self.input.len(), filled) {
                 let position = self.position();
                 return Err(stored.corrupt(format!("its data ends after {position} bytes")));
             }
         }
-        Ok((self, data))
     }
 
-    /// Decodes until `data` has `length` bytes, or all of the input is used that can be.
-    fn decode_some(&mut self, data: &mut Vec<u8>, length: usize) -> Result<()> {
-        let mut filled = data.len();
-        data.resize(length, 0);
-        while let Some(space) = data.get_mut(filled..).filter(|space| !space.is_empty()) {
+    /// Decodes into the room from `filled` on, until it is full or all of the input is
+    /// used that can be. Gives how far it is filled then.
+    fn decode_some(&mut self, mut filled: usize) -> Result<usize> {
+        while let Some(space) = self
+            .room
+            .get_mut(filled..)
+            .filter(|space| !space.is_empty())
+        {
             // Called without input, too: a codec may hold back what it has decoded.
             let progress = self.decoder.decode(&self.input, space)?;
             self.input = self.input.slice(progress.consumed..);
@@ -147,8 +170,7 @@ impl Stream {
                 break;
             }
         }
-        data.truncate(filled);
-        Ok(())
+        Ok(filled)
     }
 
     /// Reads the next piece of the stored object; `false` at its end.
