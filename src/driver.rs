@@ -106,6 +106,10 @@ pub trait BackupDriver: Send + Sync + Debug {
     /// Deletes a backup. `Dependents` while others build on it.
     async fn delete(&self, backup: &Backup) -> Result<()>;
 
+    /// The same for one that is still being written to: it does not exist any more, but
+    /// its [`BackupSink`] has its chunks until it discards them.
+    async fn withdraw(&self, backup: &Backup) -> Result<()>;
+
     /// How much room there is, where the store can tell.
     async fn space(&self) -> Result<Option<Space>>;
 }

@@ -173,11 +173,15 @@ impl Tree {
         Ok(least)
     }
 
-    /// Makes finished backups of all that is being written, as far as it is written: the
-    /// daemon is about to end.
-    pub async fn publish_all(&self) {
+    /// Makes finished backups of all that is being written, as far as it is written, and
+    /// clears away what was deleted meanwhile: nothing comes from the kernel any more.
+    pub async fn finish(&self) {
         let drafts = lock(&self.drafts).clone();
         for draft in drafts {
+            if draft.is_unlinked() {
+                self.abandon(&draft).await;
+                continue;
+            }
             if draft.is_open() && !draft.writer.is_untouched().await {
                 tracing::warn!(
                     "backup {} ({}) is still open; it is kept as far as it is written",

@@ -79,10 +79,7 @@ fn mistakes_in_the_configuration() {
             "[other]\nbackup_driver = tape\n",
             &["cinderfs.conf:6", "[other]", "backup_driver", "tape"],
         ),
-        (
-            "[a/b]\nbackup_driver = posix\n",
-            &[line, "[a/b]"],
-        ),
+        ("[a/b]\nbackup_driver = posix\n", &[line, "[a/b]"]),
         ("no equals sign\n", &[line]),
     ] {
         lab.configure(options);

@@ -7,7 +7,7 @@ use common::golden::Tree;
 use common::library::Dice;
 use common::mount::{
     Holder, Lab, MIB, Mount, USER, command, errno, fail, is_mounted, is_root_for, kill, names,
-    open_to_all, run, seek, set_xattr, shell, shell_as_user, wait_for, xattr,
+    open_to_all, run, seek, set_xattr, shell, shell_as_user, wait_for, write, xattr,
 };
 use common::store_check::{SMALL_ZLIB, count, read_store};
 use serde_json::Value;
@@ -20,17 +20,10 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// Writes a file as another program would.
-fn write(path: &Path, data: &[u8]) {
-    use std::process::Stdio;
-    let mut child = std::process::Command::new("dd")
-        .args(["bs=64k", "iflag=fullblock", "status=none"])
-        .arg(format!("of={}", path.display()))
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(data).unwrap();
-    assert!(child.wait().unwrap().success());
+/// How many files there are below a folder.
+fn files_in(folder: &Path) -> usize {
+    let found = run(&mut shell(r#"find "$1" -type f | wc -l"#, &[folder]));
+    found.trim().parse().unwrap()
 }
 
 /// Reads a file as another program would, which seals it.
@@ -146,6 +139,11 @@ fn times_can_be_set() {
         &[volume.join("a")],
     ));
     assert_eq!(volume.join("a").metadata().unwrap().mtime(), 77);
+    // A write is later than any time that was set before it.
+    let before = SystemTime::now() - Duration::from_secs(2);
+    let script = r#"exec 3>"$1"; echo 1 >&3; touch -d @5 "$1"; echo 2 >&3"#;
+    run(&mut shell(script, &[volume.join("b")]));
+    assert!(volume.join("b").metadata().unwrap().modified().unwrap() >= before);
     // Folders have no time of their own, but cp -a and rsync set one.
     run(&mut shell(r#"touch -d @88 "$1""#, &[&volume]));
     mount.unmount();
@@ -241,26 +239,50 @@ fn unlink_rmdir_and_rm() {
 }
 
 #[test]
-fn a_file_that_is_deleted_while_it_is_written_leaves_nothing() {
+fn a_file_that_is_deleted_while_it_is_open_lives_on_until_it_is_closed() {
     let lab = Lab::new();
     let mount = lab.mount();
-    let volume = mount.volume("v");
-    let mut file = File::create(volume.join("a")).unwrap();
-    file.write_all(&Dice(1).noise(3 * MIB)).unwrap();
+    let path = mount.volume("v").join("a");
+    let mut options = OpenOptions::new();
+    let file = options
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .unwrap();
+    file.write_all_at(&Dice(1).noise(3 * MIB), 0).unwrap();
     file.sync_all().unwrap();
     assert_eq!(count(&lab.store()), 1);
-    fs::remove_file(volume.join("a")).unwrap();
-    assert_eq!(names(&volume), [""; 0]);
-    file.write_all(b"for nobody").unwrap();
+    fs::remove_file(&path).unwrap();
+    assert_eq!(names(&mount.volume("v")), [""; 0]);
+    assert_eq!(count(&lab.store()), 0);
+    // Its chunks are stored already: this reads one back and changes it.
+    file.write_all_at(b"for nobody", 1000).unwrap();
+    let mut read = [0; 10];
+    file.read_exact_at(&mut read, 1000).unwrap();
+    assert_eq!(&read, b"for nobody");
+    file.set_len(2 * MIB as u64 + 5).unwrap();
+    file.sync_all().unwrap();
+    // The name is free, though the file is there still.
+    write(&path, b"another");
     drop(file);
-    let is_clean = || {
-        let left = run(&mut shell(r#"find "$1" -type f | wc -l"#, &[lab.store()]));
-        left.trim() == "0"
-    };
-    wait_for("its objects go", is_clean);
-    // The name is free.
-    write(&volume.join("a"), b"again");
-    assert_eq!(text(&volume.join("a")), "again");
+    // What is left is the other's object, list of hashes and metadata.
+    wait_for("its objects go", || files_in(&lab.store()) == 3);
+    assert_eq!(text(&path), "another");
+    assert_eq!(read_store(&lab.store()).len(), 1);
+}
+
+#[test]
+fn a_file_that_is_deleted_leaves_nothing_when_the_mount_ends_before_it_is_closed() {
+    let lab = Lab::new();
+    let mount = lab.mount();
+    let path = mount.volume("v").join("a");
+    let holder = Holder::new(&path, 3 << 20);
+    run(&mut command("sync", &[&path]));
+    fs::remove_file(&path).unwrap();
+    assert_eq!(mount.unmount(), 0);
+    drop(holder);
+    assert_eq!(files_in(&lab.store()), 0);
 }
 
 #[test]
@@ -539,7 +561,7 @@ fn statfs_tells_the_room_in_the_store() {
     let lab = Lab::new();
     let mount = lab.mount();
     let volume = mount.volume("v");
-    let store = rustix::fs::statvfs(&lab.store()).unwrap();
+    let store = rustix::fs::statvfs(lab.store()).unwrap();
     let blocks = store.f_blocks * store.f_frsize;
     for path in [mount.root(), &volume] {
         let shown = rustix::fs::statvfs(path).unwrap();

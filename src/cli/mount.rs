@@ -6,12 +6,11 @@ use super::options::MountArguments;
 use super::{Failure, StoreArguments, log, runtime, usage};
 use crate::error::{Error, Kind, Result};
 use crate::fuse::{self, MountOptions, Mounted};
-use crate::tree::Tree;
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How often it is looked whether somebody else has unmounted.
 const LOOK: Duration = Duration::from_millis(200);
@@ -62,7 +61,7 @@ pub fn run(mut arguments: Arguments) -> Result<(), Failure> {
 /// The folder to mount on: there, empty, and apart from every store.
 fn check_folder(dir: &Path, options: &MountArguments, wired: &Wired) -> Result<PathBuf> {
     let subject = || dir.display().to_string();
-    let folder = dir.canonicalize().map_err(|e| {
+    let unusable = |e: std::io::Error| {
         let error = Error::io("mount on", subject(), &e);
         match e.raw_os_error() {
             Some(libc::ENOENT) => error.advise("make the folder first"),
@@ -71,7 +70,8 @@ fn check_folder(dir: &Path, options: &MountArguments, wired: &Wired) -> Result<P
             ),
             _ => error,
         }
-    })?;
+    };
+    let folder = dir.canonicalize().map_err(unusable)?;
     let refuse = |reason: &str| Error::new(Kind::Invalid, "mount on", subject(), reason);
     for store in &wired.folders {
         let Ok(store) = store.canonicalize() else {
@@ -86,9 +86,7 @@ fn check_folder(dir: &Path, options: &MountArguments, wired: &Wired) -> Result<P
                 .advise("mount on a folder outside the store"));
         }
     }
-    let mut entries = folder
-        .read_dir()
-        .map_err(|e| Error::io("mount on", subject(), &e))?;
+    let mut entries = folder.read_dir().map_err(unusable)?;
     if entries.next().is_some() && !options.nonempty {
         return Err(refuse("the folder is not empty")
             .advise("mount on an empty one, or hide what is in it with -o nonempty"));
@@ -104,36 +102,50 @@ fn serve(wired: Wired, folder: &Path, options: &MountArguments) -> Result<()> {
     };
     let runtime = runtime()?;
     let tree = backends::tree(wired);
+    // Before the mount is there: a signal that comes early must not leave it behind.
+    let signals = runtime.block_on(async { Signals::listen() })?;
     let mounted = fuse::mount(Arc::clone(&tree), folder, &mount_options, runtime.handle())?;
     let done = match mounted.wait_until_it_answers() {
         Ok(()) => {
             tracing::info!("mounted on {}", folder.display());
             Ready::tell();
-            runtime.block_on(serve_until_told(&tree, &mounted))
+            runtime.block_on(signals.wait_for_end(&mounted));
+            Ok(())
         }
         Err(e) => Err(e),
     };
-    runtime.block_on(tree.publish_all());
     let unmounted = mounted.unmount();
+    runtime.block_on(tree.finish());
     tracing::info!("ended");
     runtime.shutdown_timeout(LAST_TASKS);
     done.and(unmounted)
 }
 
-/// Returns when a signal asks for the end, or when somebody else has unmounted.
-async fn serve_until_told(tree: &Arc<Tree>, mounted: &Mounted) -> Result<()> {
-    let on = |kind| signal(kind).map_err(|e| Error::io("wait for", "signals", &e));
-    let mut terminate = on(SignalKind::terminate())?;
-    let mut interrupt = on(SignalKind::interrupt())?;
-    // Held for as long as the mount is served.
-    let _tree = tree;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            () = tokio::time::sleep(LOOK) => {
-                if mounted.is_over() {
-                    return Ok(());
+/// The signals that ask for the end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        let on = |kind| signal(kind).map_err(|e| Error::io("wait for", "signals", &e));
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Returns when one asks for the end, or when somebody else has unmounted.
+    async fn wait_for_end(mut self, mounted: &Mounted) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                () = tokio::time::sleep(LOOK) => {
+                    if mounted.is_over() {
+                        return;
+                    }
                 }
             }
         }

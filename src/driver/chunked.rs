@@ -120,6 +120,18 @@ impl ChunkedDriver {
         }
     }
 
+    /// The name of a backup that may be deleted.
+    async fn check_deletable(&self, backup: &Backup) -> Result<Arc<BackupName>> {
+        self.refuse_if_append_only(backup)?;
+        let catalog = &self.shared.catalog;
+        let name = catalog.name_of(backup).await?;
+        // What another program has built on it in the last seconds counts, too.
+        catalog.forget_listing().await;
+        let others = catalog.backups(&backup.volume_id).await?;
+        refuse_if_built_on(backup, &others)?;
+        Ok(name)
+    }
+
     fn refuse_if_append_only(&self, backup: &Backup) -> Result<()> {
         if !self.shared.options.append_only {
             return Ok(());
@@ -267,14 +279,17 @@ impl BackupDriver for ChunkedDriver {
     }
 
     async fn delete(&self, backup: &Backup) -> Result<()> {
-        self.refuse_if_append_only(backup)?;
         let shared = &self.shared;
-        let name = shared.catalog.name_of(backup).await?;
-        // What another program has built on it in the last seconds counts, too.
-        shared.catalog.forget_listing().await;
-        let others = shared.catalog.backups(&backup.volume_id).await?;
-        refuse_if_built_on(backup, &others)?;
+        let name = self.check_deletable(backup).await?;
         delete_objects(shared, &name).await?;
+        shared.catalog.removed(&name).await;
+        Ok(())
+    }
+
+    async fn withdraw(&self, backup: &Backup) -> Result<()> {
+        let shared = &self.shared;
+        let name = self.check_deletable(backup).await?;
+        delete_metadata(shared, &name).await?;
         shared.catalog.removed(&name).await;
         Ok(())
     }
@@ -282,6 +297,20 @@ impl BackupDriver for ChunkedDriver {
     async fn space(&self) -> Result<Option<Space>> {
         self.shared.store.space().await
     }
+}
+
+fn missing_is_fine(result: Result<()>) -> Result<()> {
+    match result {
+        Err(e) if e.kind() == Kind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes the object that makes a backup exist.
+async fn delete_metadata(shared: &Shared, name: &BackupName) -> Result<()> {
+    let store = &shared.store;
+    missing_is_fine(store.delete(&name.container, &name.metadata()).await)?;
+    missing_is_fine(store.sync(&name.container).await)
 }
 
 /// Refuses to delete what another backup is built on, or may be: one whose metadata
@@ -319,12 +348,7 @@ fn refuse_if_built_on(backup: &Backup, others: &[Arc<Backup>]) -> Result<()> {
 /// after a crash is then no backup, and `gc` finds it.
 async fn delete_objects(shared: &Shared, name: &BackupName) -> Result<()> {
     let store = &shared.store;
-    let missing_is_fine = |result: Result<()>| match result {
-        Err(e) if e.kind() == Kind::NotFound => Ok(()),
-        other => other,
-    };
-    missing_is_fine(store.delete(&name.container, &name.metadata()).await)?;
-    missing_is_fine(store.sync(&name.container).await)?;
+    delete_metadata(shared, name).await?;
     let clear = async {
         for entry in store.list(&name.container, &name.prefix).await? {
             missing_is_fine(store.delete(&name.container, &entry.name).await)?;

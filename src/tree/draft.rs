@@ -6,7 +6,7 @@
 
 use super::lock;
 use crate::driver::{Backup, Description};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::image::ImageWriter;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -98,9 +98,11 @@ impl Draft {
         state.description.modified.unwrap_or(state.written_at)
     }
 
-    /// It was written to.
+    /// It was written to: a time that was set before does not hold any more.
     pub fn touch(&self) {
-        lock(&self.state).written_at = SystemTime::now();
+        let mut state = lock(&self.state);
+        state.written_at = SystemTime::now();
+        state.description.modified = None;
     }
 
     /// The finished backup, if it was published and nothing is open.
@@ -160,6 +162,11 @@ impl Draft {
         let mut state = lock(&self.state);
         state.published = Some(backup);
         state.described_anew = false;
+    }
+
+    /// Logs why it could not be written: the program sees a number alone.
+    pub fn tell(&self, error: &Error) {
+        tracing::error!("backup {} ({}): {error}", self.id(), self.name());
     }
 
     /// Nobody else publishes or changes it while this is held.

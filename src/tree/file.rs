@@ -101,7 +101,10 @@ impl Tree {
         {
             let mut drafts = lock(&self.drafts);
             let same = |other: &Arc<Draft>| {
-                other.backend == backend && other.volume == volume && other.name() == name
+                other.backend == backend
+                    && other.volume == volume
+                    && other.name() == name
+                    && !other.is_unlinked()
             };
             if drafts.iter().any(same) {
                 return Err(Error::new(
@@ -249,7 +252,7 @@ impl Tree {
         let draft = self.writable(handle)?;
         draft.touch();
         let written = draft.writer.write(offset, bytes).await;
-        written.inspect_err(|e| tracing::error!("backup {} ({}): {e}", draft.id(), draft.name()))
+        written.inspect_err(|e| draft.tell(e))
     }
 
     /// Makes a range of an open file zero, and the file longer if it ends behind it and
@@ -266,13 +269,16 @@ impl Tree {
     ) -> Result<()> {
         let draft = self.writable(handle)?;
         draft.touch();
-        if grow && range.end > draft.size() {
-            draft.writer.truncate(range.end).await?;
-        }
-        if punch {
-            draft.writer.zero(range).await?;
-        }
-        Ok(())
+        let zero = async {
+            if grow && range.end > draft.size() {
+                draft.writer.truncate(range.end).await?;
+            }
+            match punch {
+                true => draft.writer.zero(range).await,
+                false => Ok(()),
+            }
+        };
+        zero.await.inspect_err(|e| draft.tell(e))
     }
 
     /// A program closes its descriptor, or asks for what it wrote to be durable (`sync`).
@@ -288,7 +294,7 @@ impl Tree {
             _ => return Ok(()),
         };
         let published = draft.publish(sync).await;
-        published.inspect_err(|e| tracing::error!("backup {} ({}): {e}", draft.id(), draft.name()))
+        published.inspect_err(|e| draft.tell(e))
     }
 
     /// The last descriptor of a handle is gone. Nobody can be told of a failure any more.
@@ -321,11 +327,7 @@ impl Tree {
             }
         }
         if draft.is_unlinked() {
-            if let Err(e) = draft.writer.discard().await {
-                tracing::warn!("parts of the abandoned backup {} are left: {e}", draft.id());
-            }
-            self.seal(draft);
-            return;
+            return self.abandon(draft).await;
         }
         let (tree, draft) = (Arc::downgrade(self), Arc::clone(draft));
         tokio::spawn(async move {
@@ -336,6 +338,14 @@ impl Tree {
                 tree.seal(&draft);
             }
         });
+    }
+
+    /// Clears away what was written of a backup that nobody wants any more.
+    pub(super) async fn abandon(&self, draft: &Arc<Draft>) {
+        if let Err(e) = draft.writer.discard().await {
+            tracing::warn!("parts of the abandoned backup {} are left: {e}", draft.id());
+        }
+        self.seal(draft);
     }
 
     /// From now on the backup is a record like any other.
@@ -367,7 +377,8 @@ impl Tree {
                     .filter(|draft| request.program != 0 && draft.program == request.program)
             });
             let draft = draft.ok_or_else(|| sealed("truncate", format!("backup {id}")))?;
-            draft.writer.truncate(size).await?;
+            let cut = draft.writer.truncate(size).await;
+            cut.inspect_err(|e| draft.tell(e))?;
             draft.touch();
             if !draft.is_open() {
                 draft.publish(true).await?;

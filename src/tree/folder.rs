@@ -376,7 +376,11 @@ impl Tree {
     async fn unlink_draft(&self, draft: &Arc<Draft>) -> Result<()> {
         let _exclusive = draft.exclusive().await;
         if let Some(backup) = draft.published() {
-            self.driver(draft.backend)?.delete(&backup).await?;
+            let driver = self.driver(draft.backend)?;
+            match draft.is_open() {
+                true => driver.withdraw(&backup).await?,
+                false => driver.delete(&backup).await?,
+            }
         }
         draft.unlink();
         if !draft.is_open() {

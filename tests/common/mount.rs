@@ -3,7 +3,7 @@
 
 use std::ffi::{CString, OsStr};
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
@@ -153,6 +153,19 @@ impl Drop for Holder {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Writes a file as another program does: one that is closed once, and not, as any file
+/// of ours, whenever some test starts a program.
+pub fn write(path: &Path, data: &[u8]) {
+    let mut child = Command::new("dd")
+        .args(["bs=64k", "iflag=fullblock", "status=none"])
+        .arg(format!("of={}", path.display()))
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(data).unwrap();
+    assert!(child.wait().unwrap().success());
 }
 
 /// The error number of a failed call.
