@@ -48,6 +48,9 @@ pub struct Backup {
     pub data_bytes: Option<u64>,
     /// Bytes that its own objects take in the store, where that is known.
     pub stored_bytes: Option<u64>,
+    /// How often its content was replaced by whoever wrote it: only of one generation is
+    /// it always the same.
+    pub generation: u64,
     /// Number of its own chunks.
     pub object_count: u64,
     /// The codecs of its chunks, as Cinder spells them, joined by commas.

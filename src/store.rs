@@ -133,6 +133,14 @@ pub trait ObjectStore: Send + Sync + Debug {
     /// Removes a container if it is empty, and does nothing otherwise.
     async fn remove_container(&self, container: &str) -> Result<()>;
 
+    /// Whether anything can be stored at all, as far as that can be told beforehand.
+    ///
+    /// # Errors
+    /// `Denied`, `ReadOnly`.
+    async fn check_writable(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// How much room there is, where the store can tell.
     async fn space(&self) -> Result<Option<Space>>;
 }

@@ -14,7 +14,7 @@ mod xattr;
 
 pub use attr::{Attr, FileKind, ROOT};
 pub use control::describe;
-pub use file::{OpenMode, Opened, Request, SetAttr};
+pub use file::{Caching, OpenMode, Opened, Request, SetAttr};
 pub use folder::DirEntry;
 pub use names::{file_names, volume_id_of, volume_name};
 pub use xattr::XattrError;
@@ -73,6 +73,8 @@ pub struct Tree {
     views: Mutex<HashMap<(usize, String), Arc<folder::View>>>,
     /// Open readers by inode: they know where the holes are.
     readers: Mutex<HashMap<u64, Weak<ImageReader>>>,
+    /// Of which generation a backup was when it was opened last, by inode.
+    generations: Mutex<HashMap<u64, u64>>,
     /// Bytes of data of backups whose metadata does not tell, by inode.
     data_bytes: Mutex<HashMap<u64, u64>>,
 }
@@ -100,6 +102,7 @@ impl Tree {
             made: Mutex::default(),
             views: Mutex::default(),
             readers: Mutex::default(),
+            generations: Mutex::default(),
             data_bytes: Mutex::default(),
         })
     }

@@ -414,3 +414,57 @@ async fn what_was_published_survives_an_end_amid_publishing_again() {
     let read = new(&store).read_all("v", &again.id).await.unwrap();
     assert!(read == image);
 }
+
+#[tokio::test]
+async fn a_chunk_that_the_spool_could_not_take_is_never_published_as_zeros() {
+    use cinderfs::budget::Budget;
+    use cinderfs::image::Buffers;
+    let store = Arc::new(MemoryStore::new());
+    let rooms = rooms(&store, "none", 8 * MIB, 64 * MIB);
+    let sink = rooms.driver.create("v").await.unwrap();
+    // Room for a beginning in memory, and a spool that is no folder.
+    let buffers = Buffers {
+        budget: Budget::new(20 * MIB),
+        spool_path: "/dev/null/spool".into(),
+    };
+    let writer = ImageWriter::new(sink, buffers);
+    writer.write(0, &vec![b'A'; 1 << 20]).await.unwrap();
+    let failed = writer.write(5 << 20, &vec![b'A'; 1 << 20]).await;
+    failed.unwrap_err();
+    for _ in 0..2 {
+        writer.publish(&described("a"), true).await.unwrap_err();
+    }
+    assert!(rooms.driver.backups("v").await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_publication_that_fails_leaves_the_one_before_fit_for_cinder() {
+    let store = Arc::new(FaultStore::new(MemoryStore::new()));
+    let mut options = compressed(Layout::Posix, "none");
+    options.object_size = MIB;
+    let shared = Arc::<FaultStore<MemoryStore>>::clone(&store);
+    let rooms = Rooms::new(shared, options, 64 * MIB);
+    let writer = rooms.writer("v").await;
+    let image = Dice(3).noise(2 << 20);
+    writer.write(0, &image).await.unwrap();
+    let backup = writer
+        .publish(&described("a"), true)
+        .await
+        .unwrap()
+        .unwrap();
+    writer.write(1 << 20, &[1; 2 << 20]).await.unwrap();
+    let no_space = |call: &Call| {
+        matches!(call, Call::Put(name) if name.ends_with("_sha256file")).then_some(Kind::NoSpace)
+    };
+    store.fail_when(no_space);
+    writer.publish(&described("a"), true).await.unwrap_err();
+    store.fail_when(|_| None);
+    writer.revert().await.unwrap();
+    let listed = store
+        .list(&backup.container, &backup.service_metadata)
+        .await
+        .unwrap();
+    assert_eq!(listed.len(), 2 + 2);
+    assert!(rooms.read_all("v", &backup.id).await.unwrap() == image);
+    writer.publish(&described("a"), true).await.unwrap_err();
+}

@@ -9,8 +9,9 @@ use tracing_subscriber::EnvFilter;
 
 /// Chooses what is logged, in the syntax of tracing's filters.
 const VARIABLE: &str = "CINDERFS_LOG";
-/// fuser warns of every request that a file system leaves to its default.
-const DEFAULT_FILTER: &str = "info,fuser=error";
+/// fuser warns of every request that a file system leaves to its default, and takes an
+/// answer that nobody waits for any more (a killed program, an unmount) for an error.
+const DEFAULT_FILTER: &str = "info,fuser=error,fuser::reply=off";
 
 /// Logs to `file`, or to standard error.
 ///

@@ -86,6 +86,17 @@ fn check_folder(dir: &Path, options: &MountArguments, wired: &Wired) -> Result<P
                 .advise("mount on a folder outside the store"));
         }
     }
+    // A spool file would be made by way of the mount that waits for it.
+    let spool = &wired.settings.spool_path;
+    if spool
+        .canonicalize()
+        .as_ref()
+        .unwrap_or(spool)
+        .starts_with(&folder)
+    {
+        return Err(refuse(&format!("the spool {} lies in it", spool.display()))
+            .advise("mount elsewhere, or set spool_path"));
+    }
     let mut entries = folder.read_dir().map_err(unusable)?;
     if entries.next().is_some() && !options.nonempty {
         return Err(refuse("the folder is not empty")
@@ -125,6 +136,8 @@ fn serve(wired: Wired, folder: &Path, options: &MountArguments) -> Result<()> {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// The terminal of a program in the foreground is gone.
+    hangup: Signal,
 }
 
 impl Signals {
@@ -133,6 +146,7 @@ impl Signals {
         Ok(Self {
             terminate: on(SignalKind::terminate())?,
             interrupt: on(SignalKind::interrupt())?,
+            hangup: on(SignalKind::hangup())?,
         })
     }
 
@@ -142,6 +156,7 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => return,
                 () = tokio::time::sleep(LOOK) => {
                     if mounted.is_over() {
                         return;

@@ -249,6 +249,7 @@ impl BackupDriver for ChunkedDriver {
     }
 
     async fn create(&self, volume_id: &str) -> Result<Arc<dyn BackupSink>> {
+        self.shared.store.check_writable().await?;
         Ok(Arc::new(ChunkedSink::new(&self.shared, volume_id)?))
     }
 

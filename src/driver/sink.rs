@@ -95,6 +95,10 @@ pub trait BackupSink: Send + Sync {
     /// after further changes.
     async fn publish(&self, size: u64, description: &Description) -> Result<Arc<Backup>>;
 
+    /// Removes what was stored since the last [`BackupSink::publish`], and nothing else:
+    /// Cinder refuses to restore a backup beside which it finds a chunk too many.
+    async fn revert(&self) -> Result<()>;
+
     /// Removes everything that was stored, published or not.
     async fn discard(&self) -> Result<()>;
 }

@@ -86,9 +86,10 @@ impl Own {
             Ok(after) => (after.as_secs().cast_signed(), after.subsec_nanos()),
             Err(before) => {
                 let before = before.duration();
+                let seconds = 0i64.saturating_sub_unsigned(before.as_secs());
                 match before.subsec_nanos() {
-                    0 => (-before.as_secs().cast_signed(), 0),
-                    n => (-before.as_secs().cast_signed() - 1, 1_000_000_000 - n),
+                    0 => (seconds, 0),
+                    n => (seconds.saturating_sub(1), 1_000_000_000 - n),
                 }
             }
         };

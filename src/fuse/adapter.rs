@@ -3,7 +3,9 @@
 
 use super::errno::errno_of;
 use crate::error::{Error, Kind, Result};
-use crate::tree::{Attr, FileKind, OpenMode, Opened, Request as Who, SetAttr, Tree, XattrError};
+use crate::tree::{
+    Attr, Caching, FileKind, OpenMode, Opened, Request as Who, SetAttr, Tree, XattrError,
+};
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
@@ -77,11 +79,10 @@ fn kind_of(kind: FileKind) -> FileType {
 }
 
 fn open_flags(opened: &Opened) -> FopenFlags {
-    if opened.immutable {
-        // Content never changes, so what the kernel has of it stays true.
-        FopenFlags::FOPEN_KEEP_CACHE
-    } else {
-        FopenFlags::FOPEN_DIRECT_IO
+    match opened.caching {
+        Caching::None => FopenFlags::FOPEN_DIRECT_IO,
+        Caching::Anew => FopenFlags::empty(),
+        Caching::Keep => FopenFlags::FOPEN_KEEP_CACHE,
     }
 }
 
@@ -123,9 +124,12 @@ fn reply_xattr(reply: ReplyXattr, size: u32, value: &[u8]) {
     }
 }
 
-fn reply_entry(reply: ReplyEntry, result: &Result<Attr>) {
+fn reply_entry(tree: &Tree, reply: ReplyEntry, result: &Result<Attr>) {
     match result {
-        Ok(attr) => reply.entry_with_ttls(&attr.ttl, &attr.name_ttl, &attr_of(attr), Generation(0)),
+        Ok(attr) => {
+            let generation = Generation(tree.generation(attr.ino));
+            reply.entry_with_ttls(&attr.ttl, &attr.name_ttl, &attr_of(attr), generation);
+        }
         Err(e) => reply.error(errno_of(e)),
     }
 }
@@ -177,6 +181,7 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         task!(self, reply, |tree, name| reply_entry(
+            &tree,
             reply,
             &tree.lookup(parent.0, &name).await
         ));
@@ -257,7 +262,7 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         task!(self, reply, |tree, name| {
-            reply_entry(reply, &tree.make_folder(parent.0, &name).await);
+            reply_entry(&tree, reply, &tree.make_folder(parent.0, &name).await);
         });
     }
 
@@ -487,7 +492,7 @@ impl Filesystem for Adapter {
                     name,
                     &attr.ttl,
                     &attr_of(attr),
-                    Generation(0),
+                    Generation(tree.generation(attr.ino)),
                 );
                 if full {
                     break;

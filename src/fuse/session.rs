@@ -4,13 +4,18 @@ use super::adapter::Adapter;
 use crate::error::{Error, Kind, Result};
 use crate::task::cores;
 use crate::tree::Tree;
-use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use fuser::{BackgroundSession, Config, Session, SessionACL};
+use rustix::io::FdFlags;
 use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use std::fs::{File, OpenOptions};
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
@@ -47,23 +52,24 @@ pub fn mount(
     options: &MountOptions,
     runtime: &Handle,
 ) -> Result<Mounted> {
+    let as_root = rustix::process::geteuid().is_root();
+    let device = match as_root {
+        true => mount_as_root(folder, options)?,
+        false => mount_as_user(folder, options)?,
+    };
     let mut config = Config::default();
     config.n_threads = Some(cores().clamp(2, 4));
     config.clone_fd = true;
-    config.acl = if options.allow_other {
-        SessionACL::All
-    } else {
-        SessionACL::Owner
-    };
+    // Who may look inside is the kernel's business. fuser's own filter would refuse the
+    // close of a file that another user has inherited: `sudo dd ... > FILE`.
+    let acl = SessionACL::All;
+    config.acl = acl;
     let adapter = Adapter::new(tree, runtime.clone());
-    let session = if rustix::process::geteuid().is_root() {
-        mount_as_root(adapter, folder, options, config)
-    } else {
-        mount_as_user(adapter, folder, options, config)
-    };
-    let session = session?
-        .spawn()
-        .map_err(|e| Error::io("serve", display(folder), &e))?;
+    let session = Session::from_fd(adapter, device, acl, config).and_then(Session::spawn);
+    let session = session.map_err(|e| {
+        let _ = unmount(folder, true);
+        Error::io("serve", display(folder), &e)
+    })?;
     Ok(Mounted {
         session,
         folder: folder.to_owned(),
@@ -88,12 +94,7 @@ fn open_device() -> Result<File> {
 }
 
 /// The system call itself: fuser's own mount(2) would show the type `fuse`, without ours.
-fn mount_as_root(
-    adapter: Adapter,
-    folder: &Path,
-    options: &MountOptions,
-    config: Config,
-) -> Result<Session<Adapter>> {
+fn mount_as_root(folder: &Path, options: &MountOptions) -> Result<OwnedFd> {
     let device = open_device()?;
     let stat = folder
         .metadata()
@@ -114,65 +115,70 @@ fn mount_as_root(
     }
     let data = std::ffi::CString::new(data)
         .map_err(|e| Error::new(Kind::Invalid, "mount on", display(folder), e))?;
+    let source = options.source.as_str();
     let fstype = format!("fuse.{SUBTYPE}");
-    rustix::mount::mount(
-        options.source.as_str(),
-        folder,
-        fstype.as_str(),
-        flags,
-        data.as_c_str(),
-    )
-    .map_err(|e| {
+    rustix::mount::mount(source, folder, fstype.as_str(), flags, data.as_c_str()).map_err(|e| {
         Error::io("mount on", display(folder), &e.into())
             .advise("mounting needs CAP_SYS_ADMIN; in a container, add it or mount outside")
     })?;
-    let acl = config.acl;
-    Session::from_fd(adapter, OwnedFd::from(device), acl, config).map_err(|e| {
-        let _ = rustix::mount::unmount(folder, UnmountFlags::DETACH);
-        Error::io("serve", display(folder), &e)
+    Ok(device.into())
+}
+
+/// By fusermount3, which is set-uid root and sends the device over a socket.
+fn mount_as_user(folder: &Path, options: &MountOptions) -> Result<OwnedFd> {
+    // Its own words on a device that is missing or closed to us say less.
+    open_device()?;
+    let error = |e: &std::io::Error| Error::io("mount on", display(folder), e);
+    let (ours, theirs) = UnixStream::pair().map_err(|e| error(&e))?;
+    // The one descriptor that it is to inherit.
+    rustix::io::fcntl_setfd(&theirs, FdFlags::empty()).map_err(|e| error(&e.into()))?;
+    let source = options.source.replace('\\', "\\\\").replace(',', "\\,");
+    let mut list = format!("default_permissions,nosuid,nodev,subtype={SUBTYPE},fsname={source}");
+    if options.read_only {
+        list.push_str(",ro");
+    }
+    if options.allow_other {
+        list.push_str(",allow_other");
+    }
+    let program = Command::new("fusermount3")
+        .args(["-o", &list, "--"])
+        .arg(folder)
+        .env("_FUSE_COMMFD", theirs.as_raw_fd().to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn();
+    drop(theirs);
+    let program = program.map_err(|e| {
+        let reason = format!("fusermount3, which mounts for ordinary users, cannot be run: {e}");
+        Error::new(Kind::NotFound, "mount on", display(folder), reason)
+            .advise("install the package fuse3, or mount as root")
+    })?;
+    let device = receive_device(&ours);
+    let output = program.wait_with_output().map_err(|e| error(&e))?;
+    if let Ok(Some(device)) = device {
+        return Ok(device);
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let error = Error::new(Kind::Denied, "mount on", display(folder), said.trim());
+    Err(if options.allow_other {
+        error.advise("allow_other needs the line `user_allow_other` in /etc/fuse.conf")
+    } else {
+        error.advise("the folder must be yours and writable")
     })
 }
 
-/// By fusermount3, which is set-uid root.
-fn mount_as_user(
-    adapter: Adapter,
-    folder: &Path,
-    options: &MountOptions,
-    mut config: Config,
-) -> Result<Session<Adapter>> {
-    open_device()?;
-    if Command::new("fusermount3").arg("-V").output().is_err() {
-        return Err(Error::new(
-            Kind::NotFound,
-            "mount on",
-            display(folder),
-            "the program fusermount3, which mounts for ordinary users, is not installed",
-        )
-        .advise("install the package fuse3, or mount as root"));
-    }
-    config.mount_options = vec![
-        MountOption::FSName(options.source.clone()),
-        MountOption::Subtype(SUBTYPE.into()),
-        MountOption::DefaultPermissions,
-        MountOption::NoSuid,
-        MountOption::NoDev,
-    ];
-    if options.read_only {
-        config.mount_options.push(MountOption::RO);
-    }
-    Session::new(adapter, folder, &config).map_err(|e| {
-        let error = Error::new(
-            Kind::Denied,
-            "mount on",
-            display(folder),
-            e.to_string().trim(),
-        );
-        if options.allow_other {
-            error.advise("allow_other needs the line `user_allow_other` in /etc/fuse.conf")
-        } else {
-            error.advise("the folder must be yours and writable")
-        }
-    })
+/// The descriptor that fusermount3 sends when it has mounted.
+fn receive_device(socket: &UnixStream) -> std::io::Result<Option<OwnedFd>> {
+    let mut byte = [0];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut messages = RecvAncillaryBuffer::new(&mut space);
+    let buffers = &mut [IoSliceMut::new(&mut byte)];
+    recvmsg(socket, buffers, &mut messages, RecvFlags::CMSG_CLOEXEC)?;
+    Ok(messages.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    }))
 }
 
 impl Mounted {

@@ -133,11 +133,12 @@ impl ImageWriter {
                 return None;
             }
         }
-        Some(self.open_new(&mut state, index).and_then(|()| {
+        let written = self.open_new(&mut state, index).and_then(|()| {
             self.write_open(&mut state, index, within, bytes)?;
             self.grow(&mut state, offset + bytes.len() as u64);
             Ok(())
-        }))
+        });
+        Some(Self::remember(&mut state, written))
     }
 
     /// Writes `bytes` at `offset`.
@@ -147,19 +148,33 @@ impl ImageWriter {
     pub async fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         Self::check_range(offset, bytes.len() as u64)?;
         let mut state = self.state.lock().await;
+        let written = self.write_locked(&mut state, offset, bytes).await;
+        Self::remember(&mut state, written)
+    }
+
+    /// A change that failed may be half made: from then on nothing is published, so that
+    /// no program is told of success that it has not had.
+    fn remember(state: &mut State, changed: Result<()>) -> Result<()> {
+        if let Err(e) = &changed {
+            state.failure.get_or_insert_with(|| e.clone());
+        }
+        changed
+    }
+
+    async fn write_locked(&self, state: &mut State, offset: u64, bytes: &[u8]) -> Result<()> {
         let mut rest = bytes;
         for (index, within, length) in self.pieces(offset, bytes.len() as u64) {
             let Some((piece, behind)) = rest.split_at_checked(length) else {
                 break;
             };
             rest = behind;
-            self.open_chunk(&mut state, index).await?;
+            self.open_chunk(state, index).await?;
             while state.storing_chunks.len() >= cores() {
-                self.reap_one(&mut state).await;
+                self.reap_one(state).await;
             }
-            self.fail_if_failed(&state)?;
-            self.write_open(&mut state, index, within, piece)?;
-            self.grow(&mut state, offset + (bytes.len() - rest.len()) as u64);
+            self.fail_if_failed(state)?;
+            self.write_open(state, index, within, piece)?;
+            self.grow(state, offset + (bytes.len() - rest.len()) as u64);
         }
         Ok(())
     }
@@ -197,15 +212,20 @@ impl ImageWriter {
     /// As [`ImageWriter::write`].
     pub async fn zero(&self, range: Range<u64>) -> Result<()> {
         let mut state = self.state.lock().await;
+        let zeroed = self.zero_locked(&mut state, range).await;
+        Self::remember(&mut state, zeroed)
+    }
+
+    async fn zero_locked(&self, state: &mut State, range: Range<u64>) -> Result<()> {
         let end = range.end.min(state.size);
         let chunk_size = self.sink.chunk_size();
         for (index, within, length) in self.pieces(range.start, end.saturating_sub(range.start)) {
-            self.wait_for(&mut state, index).await?;
+            self.wait_for(state, index).await?;
             let is_whole = within == 0
                 && (length as u64 == chunk_size
                     || index * chunk_size + length as u64 == end && end == state.size);
             if is_whole {
-                self.drop_chunk(&mut state, index).await?;
+                self.drop_chunk(state, index).await?;
             } else if state.open.contains_key(&index) || state.stored.contains_key(&index) {
                 let zeros = vec![0; length.min(1 << 20)];
                 let mut at = 0;
@@ -215,8 +235,8 @@ impl ImageWriter {
                         break;
                     };
                     // The piece before may have completed the chunk, and closed it.
-                    self.open_chunk(&mut state, index).await?;
-                    self.write_open(&mut state, index, within + at as u64, zeros)?;
+                    self.open_chunk(state, index).await?;
+                    self.write_open(state, index, within + at as u64, zeros)?;
                     at += some;
                 }
             }
@@ -232,9 +252,14 @@ impl ImageWriter {
     pub async fn truncate(&self, size: u64) -> Result<()> {
         Self::check_range(size, 0)?;
         let mut state = self.state.lock().await;
+        let cut = self.truncate_locked(&mut state, size).await;
+        Self::remember(&mut state, cut)
+    }
+
+    async fn truncate_locked(&self, state: &mut State, size: u64) -> Result<()> {
         if size < state.size {
             let chunk_size = self.sink.chunk_size();
-            self.store_all(&mut state).await?;
+            self.store_all(state).await?;
             let kept = size.div_ceil(chunk_size);
             let behind: Vec<u64> = state
                 .open
@@ -243,7 +268,7 @@ impl ImageWriter {
                 .chain(state.stored.range(kept..).map(|(index, _)| *index))
                 .collect();
             for index in behind {
-                self.drop_chunk(&mut state, index).await?;
+                self.drop_chunk(state, index).await?;
             }
             let within = size % chunk_size;
             let last = size / chunk_size;
@@ -253,7 +278,7 @@ impl ImageWriter {
                     .get(&last)
                     .is_some_and(|length| *length > within)
             {
-                self.open_chunk(&mut state, last).await?;
+                self.open_chunk(state, last).await?;
                 if let Some(chunk) = state.open.get_mut(&last) {
                     chunk.buffer.truncate(within)?;
                     chunk.changed = true;
@@ -292,6 +317,22 @@ impl ImageWriter {
         let backup = self.sink.publish(state.size, description).await?;
         state.changed = false;
         Ok(Some(backup))
+    }
+
+    /// Goes back to what was published last: removes what was stored since.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn revert(&self) -> Result<()> {
+        let mut state = self.state.lock().await;
+        state.open.clear();
+        while !state.storing_chunks.is_empty() {
+            self.reap_one(&mut state).await;
+        }
+        let reason = "what was written since it was published last could not be stored";
+        let error = Error::new(Kind::Unavailable, "publish", "the backup", reason);
+        state.failure.get_or_insert(error);
+        self.sink.revert().await
     }
 
     /// Removes all of it from the store.
@@ -395,7 +436,11 @@ impl ImageWriter {
         if !chunk.changed {
             return Ok(());
         }
-        let (data, permits) = chunk.buffer.into_data(length)?;
+        let (data, permits) = match chunk.buffer.into_data(length) {
+            Ok(data) => data,
+            // The chunk is gone, and must not be taken for one that was never written.
+            Err(e) => return Self::remember(state, Err(e)),
+        };
         let sink = Arc::clone(&self.sink);
         state.storing_chunks.push(index);
         state.stored.insert(index, length);
@@ -429,21 +474,32 @@ impl ImageWriter {
     }
 
     fn reap_finished(&self, state: &mut State) {
-        while let Some(Ok((index, result))) = state.storing.try_join_next() {
-            Self::landed(state, index, result);
+        while let Some(joined) = state.storing.try_join_next() {
+            Self::reap(state, joined.map_err(|lost| lost.to_string()));
         }
     }
 
     async fn reap_one(&self, state: &mut State) {
-        match state.storing.join_next().await {
-            Some(Ok((index, result))) => Self::landed(state, index, result),
-            Some(Err(lost)) => {
+        let joined = state.storing.join_next().await;
+        let joined = joined.unwrap_or_else(|| Ok((u64::MAX, Ok(()))));
+        Self::reap(state, joined.map_err(|lost| lost.to_string()));
+    }
+
+    /// A task that stored a chunk has ended, or was lost by a fault of the program. Which
+    /// chunk was lost is not known, so all that have no task any more are.
+    fn reap(state: &mut State, joined: Result<(u64, Result<()>), String>) {
+        match joined {
+            Ok((index, result)) => Self::landed(state, index, result),
+            Err(lost) => {
                 let reason = format!("a fault of the program: {lost}");
                 let error = Error::new(Kind::Unavailable, "store", "a chunk", reason);
                 state.failure.get_or_insert(error);
-                state.storing_chunks.clear();
             }
-            None => state.storing_chunks.clear(),
+        }
+        if state.storing.is_empty() && !state.storing_chunks.is_empty() {
+            let error = Error::new(Kind::Unavailable, "store", "a chunk", "its task was lost");
+            state.failure.get_or_insert(error);
+            state.storing_chunks.clear();
         }
     }
 

@@ -129,6 +129,10 @@ impl<S: ObjectStore> ObjectStore for FaultStore<S> {
         self.inner.remove_container(container).await
     }
 
+    async fn check_writable(&self) -> Result<()> {
+        self.inner.check_writable().await
+    }
+
     async fn space(&self) -> Result<Option<Space>> {
         self.inner.space().await
     }

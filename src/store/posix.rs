@@ -29,6 +29,26 @@ const DEEPEST_CONTAINER: usize = 16;
 #[derive(Debug, Clone)]
 pub struct PosixStore {
     root: PathBuf,
+    owner: Owner,
+}
+
+/// Who new files and folders are given to. What root makes belongs to root, and Cinder,
+/// which does not run as root, could not read it: so it gets the owner of the store.
+#[derive(Debug, Clone, Copy)]
+struct Owner(Option<(u32, u32)>);
+
+impl Owner {
+    fn of_store(metadata: &fs::Metadata) -> Self {
+        let own = (metadata.uid(), metadata.gid());
+        Self(Some(own).filter(|own| rustix::process::geteuid().is_root() && *own != (0, 0)))
+    }
+
+    fn give(self, path: &Path) -> io::Result<()> {
+        match self.0 {
+            Some((uid, gid)) => std::os::unix::fs::lchown(path, Some(uid), Some(gid)),
+            None => Ok(()),
+        }
+    }
 }
 
 impl PosixStore {
@@ -40,7 +60,13 @@ impl PosixStore {
         let subject = || format!("store {}", root.display());
         let root = fs::canonicalize(root).map_err(|e| Error::io("open", subject(), &e))?;
         fs::read_dir(&root).map_err(|e| Error::io("open", subject(), &e))?;
-        Ok(Self { root })
+        let metadata = root
+            .metadata()
+            .map_err(|e| Error::io("open", subject(), &e))?;
+        Ok(Self {
+            owner: Owner::of_store(&metadata),
+            root,
+        })
     }
 
     /// The folder of a container. Names come from outside: none leads out of the store.
@@ -160,7 +186,7 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 
 /// Makes a container's folder as Cinder does: parents by the umask, the last one 0770.
 /// Each new name is made durable.
-fn make_folder(root: &Path, folder: &Path) -> io::Result<()> {
+fn make_folder(root: &Path, folder: &Path, owner: Owner) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
     }
@@ -168,52 +194,67 @@ fn make_folder(root: &Path, folder: &Path) -> io::Result<()> {
         && parent != root
         && !parent.is_dir()
     {
-        make_parents(root, parent)?;
+        make_parents(root, parent, owner)?;
     }
     match fs::create_dir(folder) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
         other => other?,
     }
+    owner.give(folder)?;
     fs::set_permissions(folder, Permissions::from_mode(FOLDER_MODE))?;
     folder.parent().map_or(Ok(()), sync_folder)
 }
 
-fn make_parents(root: &Path, folder: &Path) -> io::Result<()> {
+fn make_parents(root: &Path, folder: &Path, owner: Owner) -> io::Result<()> {
     if folder == root || folder.is_dir() {
         return Ok(());
     }
     if let Some(parent) = folder.parent() {
-        make_parents(root, parent)?;
+        make_parents(root, parent, owner)?;
     }
     match fs::create_dir(folder) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
         other => other?,
     }
+    owner.give(folder)?;
     folder.parent().map_or(Ok(()), sync_folder)
 }
 
-fn write_object(root: &Path, path: &Path, body: &Body) -> io::Result<()> {
+fn write_object(store: &PosixStore, path: &Path, body: &Body) -> io::Result<()> {
     let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    make_folder(root, folder)?;
     let staged = folder.join(format!("{STAGE_PREFIX}{}", uuid::Uuid::new_v4()));
-    let written = write_staged(&staged, body).and_then(|()| fs::rename(&staged, path));
+    let mut file = match make_folder(&store.root, folder, store.owner).and_then(|()| stage(&staged))
+    {
+        // The last backup in a folder of the user's own was deleted, and the folder with it.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            make_folder(&store.root, folder, store.owner)?;
+            stage(&staged)?
+        }
+        other => other?,
+    };
+    let written = write_staged(&mut file, body)
+        .and_then(|()| store.owner.give(&staged))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&staged, path));
     if written.is_err() {
-        // Best effort: gc finds what cannot be removed now.
+        // Best effort: its name says what it is, and no prefix search finds it.
         let _ = fs::remove_file(&staged);
     }
     written
 }
 
-fn write_staged(staged: &Path, body: &Body) -> io::Result<()> {
-    let mut file = OpenOptions::new()
+fn stage(staged: &Path) -> io::Result<File> {
+    OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(staged)?;
+        .open(staged)
+}
+
+fn write_staged(file: &mut File, body: &Body) -> io::Result<()> {
     body.pieces(|piece| file.write_all(piece))?;
     // The umask has a say in the mode at creation; Cinder sets it afterwards, too.
-    file.set_permissions(Permissions::from_mode(FILE_MODE))?;
-    file.sync_all()
+    file.set_permissions(Permissions::from_mode(FILE_MODE))
 }
 
 #[async_trait]
@@ -286,18 +327,26 @@ impl ObjectStore for PosixStore {
     }
 
     async fn put(&self, container: &str, name: &str, body: Body) -> Result<()> {
-        let (root, path) = (self.root.clone(), self.file(container, name)?);
+        let (store, path) = (self.clone(), self.file(container, name)?);
         blocking(move || {
-            write_object(&root, &path, &body)
+            write_object(&store, &path, &body)
                 .map_err(|e| Error::io("store object", path.display().to_string(), &e))
         })
         .await
     }
 
     async fn sync(&self, container: &str) -> Result<()> {
-        let folder = self.folder(container)?;
+        let (root, folder) = (self.root.clone(), self.folder(container)?);
         blocking(move || {
-            sync_folder(&folder).map_err(|e| Error::io("sync", folder.display().to_string(), &e))
+            // The folders above, too: another program may have made them just now.
+            for folder in folder
+                .ancestors()
+                .take_while(|folder| folder.starts_with(&root))
+            {
+                sync_folder(folder)
+                    .map_err(|e| Error::io("sync", folder.display().to_string(), &e))?;
+            }
+            Ok(())
         })
         .await
     }
@@ -323,6 +372,16 @@ impl ObjectStore for PosixStore {
                 Err(Error::io("remove folder", folder.display().to_string(), &e))
             }
             _ => Ok(()),
+        })
+        .await
+    }
+
+    async fn check_writable(&self) -> Result<()> {
+        let root = self.root.clone();
+        blocking(move || {
+            use rustix::fs::Access;
+            let access = rustix::fs::access(&root, Access::WRITE_OK | Access::EXEC_OK);
+            access.map_err(|e| Error::io("write to", root.display().to_string(), &e.into()))
         })
         .await
     }

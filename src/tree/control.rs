@@ -2,7 +2,7 @@
 //! found by name and never listed, so that `cp -r` and `find` do not wander into it.
 
 use super::node::Node;
-use super::{Tree, lock, names, not_found};
+use super::{Backend, Tree, lock, names, not_found};
 use crate::driver::{Backup, Timestamp};
 use crate::error::Result;
 use serde_json::{Value, json};
@@ -65,11 +65,14 @@ impl Tree {
                 }
             }
             Node::ById => {
-                for backend in 0..self.backends.len() {
-                    for volume in self.driver(backend)?.volumes().await? {
-                        for backup in self.driver(backend)?.backups(&volume).await? {
-                            entries.push((backup.id.clone(), Node::ByIdLink(backup.id.clone())));
+                for backend in &self.backends {
+                    match all_backups(backend).await {
+                        Ok(backups) => {
+                            entries.extend(backups.iter().map(|backup| {
+                                (backup.id.clone(), Node::ByIdLink(backup.id.clone()))
+                            }))
                         }
+                        Err(e) => tracing::warn!("{e}"),
                     }
                 }
                 entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
@@ -102,16 +105,20 @@ impl Tree {
         Ok(entries)
     }
 
+    /// A backup by its id alone. A backend that is down does not hide those of others.
     async fn find_by_id(&self, id: &str) -> Result<Option<(usize, Arc<Backup>)>> {
+        let mut failure = None;
         for (index, backend) in self.backends.iter().enumerate() {
-            for volume in backend.driver.volumes().await? {
-                let backups = backend.driver.backups(&volume).await?;
-                if let Some(backup) = backups.into_iter().find(|backup| backup.id == id) {
-                    return Ok(Some((index, backup)));
+            match all_backups(backend).await {
+                Ok(backups) => {
+                    if let Some(backup) = backups.into_iter().find(|backup| backup.id == id) {
+                        return Ok(Some((index, backup)));
+                    }
                 }
+                Err(e) => failure = Some(e),
             }
         }
-        Ok(None)
+        failure.map_or(Ok(None), Err)
     }
 
     /// Where `/.cinderfs/by-id/<id>` leads.
@@ -227,6 +234,14 @@ impl Tree {
         ]
         .concat()
     }
+}
+
+async fn all_backups(backend: &Backend) -> Result<Vec<Arc<Backup>>> {
+    let mut backups = Vec::new();
+    for volume in backend.driver.volumes().await? {
+        backups.extend(backend.driver.backups(&volume).await?);
+    }
+    Ok(backups)
 }
 
 /// All that is known of a backup.

@@ -28,13 +28,24 @@ pub enum OpenMode {
     Write,
 }
 
+/// What a kernel may keep of a file's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caching {
+    /// Nothing: it changes.
+    None,
+    /// From now on everything, but nothing of what it has: that may be something else.
+    Anew,
+    /// Everything, also what it has: the content never changes.
+    Keep,
+}
+
 /// An open file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opened {
     /// The handle's number.
     pub handle: u64,
-    /// The content never changes, so that a cache of it may be kept.
-    pub immutable: bool,
+    /// What may be kept of the content.
+    pub caching: Caching,
 }
 
 /// What stands behind a handle.
@@ -124,7 +135,7 @@ impl Tree {
             attr,
             Opened {
                 handle,
-                immutable: false,
+                caching: Caching::None,
             },
         ))
     }
@@ -161,29 +172,18 @@ impl Tree {
             let handle = self.keep_handle(Handle::Text(text));
             return Ok(Opened {
                 handle,
-                immutable: false,
+                caching: Caching::None,
             });
         };
-        if let Some(draft) = self.draft(*backend, volume, id) {
-            let same_program = request.program != 0 && request.program == draft.program;
-            if mode == OpenMode::Write && !same_program {
-                return Err(sealed("write to", format!("backup {id}")));
-            }
-            if same_program || draft.is_open() {
-                draft.open();
-                let handle = self.keep_handle(match mode {
-                    OpenMode::Read => Handle::Follow(draft),
-                    OpenMode::Write => Handle::Write(draft),
-                });
-                return Ok(Opened {
-                    handle,
-                    immutable: false,
-                });
-            }
-            // Somebody else reads it: from now on it stays as it is.
-            self.seal(&draft);
-        } else if mode == OpenMode::Write {
-            return Err(sealed("write to", format!("backup {id}")));
+        if let Some(draft) = self.join_draft(*backend, volume, id, mode, request)? {
+            let handle = self.keep_handle(match mode {
+                OpenMode::Read => Handle::Follow(draft),
+                OpenMode::Write => Handle::Write(draft),
+            });
+            return Ok(Opened {
+                handle,
+                caching: Caching::None,
+            });
         }
         let backup = self.backup(*backend, volume, id).await?;
         let content = self
@@ -193,11 +193,43 @@ impl Tree {
             .inspect_err(|e| tracing::error!("{e}"))?;
         let reader = ImageReader::new(content, &self.cache);
         lock(&self.readers).insert(ino, Arc::downgrade(&reader));
+        // What a kernel keeps of an earlier opening may be of an earlier generation.
+        let before = lock(&self.generations).insert(ino, backup.generation);
+        let caching = match before == Some(backup.generation) {
+            true => Caching::Keep,
+            false => Caching::Anew,
+        };
         let handle = self.keep_handle(Handle::Read(reader, ino));
-        Ok(Opened {
-            handle,
-            immutable: true,
-        })
+        Ok(Opened { handle, caching })
+    }
+
+    /// The backup that is being written, opened once more; or `None`, and from now on it
+    /// stays as it is. All under one lock, so that nobody seals what is just being opened.
+    fn join_draft(
+        &self,
+        backend: usize,
+        volume: &str,
+        id: &str,
+        mode: OpenMode,
+        request: Request,
+    ) -> Result<Option<Arc<Draft>>> {
+        let mut drafts = lock(&self.drafts);
+        let this = |draft: &Arc<Draft>| {
+            draft.backend == backend && draft.volume == volume && draft.id() == id
+        };
+        let draft = drafts.iter().find(|draft| this(draft)).cloned();
+        let same_program = draft
+            .as_ref()
+            .is_some_and(|draft| request.program != 0 && request.program == draft.program);
+        if mode == OpenMode::Write && !same_program {
+            return Err(sealed("write to", format!("backup {id}")));
+        }
+        let joined = draft.filter(|draft| same_program || draft.is_open());
+        match &joined {
+            Some(draft) => draft.open(),
+            None => drafts.retain(|draft| !this(draft)),
+        }
+        Ok(joined)
     }
 
     /// Reads what is in memory; `None` when something has to be waited for.
@@ -229,9 +261,9 @@ impl Tree {
     pub fn try_write(&self, handle: u64, offset: u64, bytes: &[u8]) -> Option<Result<()>> {
         match &*self.handle(handle).ok()? {
             Handle::Write(draft) => {
-                let written = draft.writer.try_write(offset, bytes);
+                let written = draft.writer.try_write(offset, bytes)?;
                 draft.touch();
-                written
+                Some(written.inspect_err(|e| draft.tell(e)))
             }
             _ => None,
         }
@@ -319,11 +351,15 @@ impl Tree {
 
     async fn close_draft(self: &Arc<Self>, draft: &Arc<Draft>) {
         let Some(close) = draft.close() else { return };
-        if draft.published().is_none() && !draft.is_unlinked() {
-            // An empty file, whose flush could not know that nothing would come.
-            if let Err(e) = draft.publish(true).await {
-                tracing::error!("backup {} ({}) is lost: {e}", draft.id(), draft.name());
+        // Bytes may have come after the last flush, from a mapping; and the flush of an
+        // empty file could not know that nothing would come.
+        let was_published = draft.published().is_some();
+        if let Err(e) = draft.publish(!was_published).await {
+            tracing::error!("backup {} ({}) is lost: {e}", draft.id(), draft.name());
+            if !was_published {
                 draft.unlink();
+            } else if let Err(e) = draft.writer.revert().await {
+                tracing::error!("parts of backup {} are left beside it: {e}", draft.id());
             }
         }
         if draft.is_unlinked() {
@@ -348,9 +384,9 @@ impl Tree {
         self.seal(draft);
     }
 
-    /// From now on the backup is a record like any other.
+    /// From now on the backup is a record like any other, unless it is open again.
     fn seal(&self, draft: &Arc<Draft>) {
-        lock(&self.drafts).retain(|other| !Arc::ptr_eq(other, draft));
+        lock(&self.drafts).retain(|other| !Arc::ptr_eq(other, draft) || other.is_open());
     }
 
     /// Sets size or time of a file.

@@ -87,9 +87,15 @@ impl Tree {
         Ok(found.map(|backup| Found::Backup(Arc::clone(backup))))
     }
 
+    /// Whether a backup in a volume is being written that somebody still wants.
+    fn holds_drafts(&self, backend: usize, volume: &str) -> bool {
+        let drafts = self.drafts_in(backend, volume);
+        drafts.iter().any(|draft| !draft.is_unlinked())
+    }
+
     async fn volume_exists(&self, backend: usize, volume: &str) -> Result<bool> {
         let made = lock(&self.made).contains(&(backend, volume.to_owned()));
-        if made || !self.drafts_in(backend, volume).is_empty() {
+        if made || self.holds_drafts(backend, volume) {
             return Ok(true);
         }
         let volumes = self.driver(backend)?.volumes().await?;
@@ -133,6 +139,11 @@ impl Tree {
         let attr = self.attr_of(self.nodes.number(&node), &node).await?;
         self.nodes.remember(node);
         Ok(attr)
+    }
+
+    /// Tells one thing that has an inode number from those that had it before.
+    pub fn generation(&self, ino: u64) -> u64 {
+        self.nodes.generation(ino)
     }
 
     /// The kernel forgets an inode, as often as it was told of it.
@@ -336,10 +347,7 @@ impl Tree {
         if !self.volume_exists(backend, &volume).await? {
             return Err(not_found("volume", name));
         }
-        let holds_drafts = self
-            .drafts_in(backend, &volume)
-            .iter()
-            .any(|d| !d.is_unlinked());
+        let holds_drafts = self.holds_drafts(backend, &volume);
         if holds_drafts || !self.driver(backend)?.backups(&volume).await?.is_empty() {
             return Err(Error::new(
                 Kind::NotEmpty,
@@ -349,7 +357,8 @@ impl Tree {
             ));
         }
         lock(&self.made).remove(&(backend, volume.clone()));
-        lock(&self.views).remove(&(backend, volume));
+        lock(&self.views).remove(&(backend, volume.clone()));
+        self.nodes.retire(&Node::Volume(backend, volume));
         Ok(())
     }
 
@@ -384,7 +393,8 @@ impl Tree {
         }
         draft.unlink();
         if !draft.is_open() {
-            lock(&self.drafts).retain(|other| !Arc::ptr_eq(other, draft));
+            // It may have been closed since it was withdrawn.
+            self.abandon(draft).await;
         }
         Ok(())
     }

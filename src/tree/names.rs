@@ -163,6 +163,7 @@ mod tests {
             size: 0,
             data_bytes: None,
             stored_bytes: None,
+            generation: 0,
             object_count: 0,
             compression: String::new(),
             depth: 0,

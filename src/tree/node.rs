@@ -43,6 +43,8 @@ pub struct Nodes(Mutex<Table>);
 struct Table {
     nodes: HashMap<u64, (Node, u64)>,
     numbers: HashMap<Node, u64>,
+    /// How often what has a number was removed and is another thing since.
+    generations: HashMap<u64, u64>,
 }
 
 impl Nodes {
@@ -88,6 +90,19 @@ impl Nodes {
         {
             table.numbers.remove(&node);
         }
+    }
+
+    /// What has this number is removed. Should it come back, it is another thing: the
+    /// kernel lets nobody make a file in a folder that was removed, while anybody is in it.
+    pub fn retire(&self, node: &Node) {
+        let number = self.number(node);
+        *lock(&self.0).generations.entry(number).or_default() += 1;
+    }
+
+    /// How often what has this number was removed.
+    pub fn generation(&self, number: u64) -> u64 {
+        let table = lock(&self.0);
+        table.generations.get(&number).copied().unwrap_or_default()
     }
 
     /// The node of a number that the kernel knows.

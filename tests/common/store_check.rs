@@ -164,7 +164,8 @@ fn read_container(root: &Path, container: &Path) -> Stored {
     let metadata_path = files
         .iter()
         .find(|path| file_name(path).ends_with("_metadata"));
-    let metadata_path = metadata_path.unwrap_or_else(|| panic!("{relative} has no metadata"));
+    let metadata_path =
+        metadata_path.unwrap_or_else(|| panic!("{relative} has no metadata: {files:?}"));
     let prefix = file_name(metadata_path).strip_suffix("_metadata").unwrap();
     let metadata = read_json(metadata_path);
     let hashes = read_json(&container.join(format!("{prefix}_sha256file")));

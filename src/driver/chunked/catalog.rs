@@ -7,7 +7,7 @@ use super::Options;
 use super::summary::{Known, Summarized, Summarizer, Summary};
 use crate::driver::Backup;
 use crate::error::{Error, Kind, Result};
-use crate::format::{BackupName, Layout};
+use crate::format::{BackupName, Layout, Metadata};
 use crate::store::ObjectStore;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -194,6 +194,7 @@ impl Catalog {
         let mut summaries = Vec::with_capacity(listed.len());
         let mut looks = JoinSet::new();
         let mut waiting = listed.into_iter();
+        let mut passing = false;
         loop {
             while looks.len() < LOOKS
                 && let Some(Listed { name, version }) = waiting.next()
@@ -215,15 +216,27 @@ impl Catalog {
                 other => other?,
             };
             summaries.push((Arc::clone(&name), known.summary.clone()));
-            // What is not ours to read may become so, and the version stays the same.
-            if !matches!(&known.summary, Err(e) if e.kind() == Kind::Denied) {
-                state.known.insert(name, known);
+            // A failure may pass while the version stays the same; damage does not.
+            match &known.summary {
+                Err(e) if e.kind() != Kind::Corrupt => passing = true,
+                _ => drop(state.known.insert(name, known)),
             }
         }
         summaries.sort_by(|(one, _), (other, _)| one.prefix.cmp(&other.prefix));
         let backups = self.assemble(&summaries);
-        state.backups.insert(volume_id.to_owned(), backups.clone());
+        if !passing {
+            state.backups.insert(volume_id.to_owned(), backups.clone());
+        }
         Ok(backups)
+    }
+
+    /// A full backup that was just published, as its metadata describes it.
+    pub fn finished(&self, name: &BackupName, metadata: Metadata) -> Backup {
+        let size = metadata.own.size.unwrap_or_else(|| metadata.end());
+        Backup {
+            size,
+            ..self.summarizer.describe(name, metadata)
+        }
     }
 
     /// Sizes and depths depend on the chain, so they come when all is known.

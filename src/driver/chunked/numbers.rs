@@ -31,6 +31,11 @@ impl Numbers {
         number
     }
 
+    /// Every number that was ever given out.
+    pub fn given(&self) -> impl Iterator<Item = u64> + '_ {
+        self.owners.keys().copied()
+    }
+
     /// The object of this number is now part of a published backup.
     pub fn publish(&mut self, number: u64) {
         self.owners.insert(number, None);

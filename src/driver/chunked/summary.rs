@@ -53,7 +53,7 @@ impl Summarizer {
     /// nothing; `known` is what it said before.
     ///
     /// # Errors
-    /// Those that may pass; what is wrong with the document itself is an answer.
+    /// `NotFound` when it is gone; that it cannot be read is an answer.
     pub async fn look(
         &self,
         name: &BackupName,
@@ -62,10 +62,18 @@ impl Summarizer {
     ) -> Result<Known> {
         let version = match version {
             Some(version) => version,
-            None => {
-                let stat = self.store.stat(&name.container, &name.metadata()).await;
-                stat?.version
-            }
+            None => match self.store.stat(&name.container, &name.metadata()).await {
+                Ok(stat) => stat.version,
+                Err(e) if e.kind() == Kind::NotFound => return Err(e),
+                Err(e) => {
+                    tracing::error!("backup {} cannot be read: {e}", name.backup_id);
+                    let version = String::new();
+                    return Ok(Known {
+                        version,
+                        summary: Err(e),
+                    });
+                }
+            },
         };
         if let Some(known) = known.filter(|known| known.version == version) {
             return Ok(known);
@@ -76,12 +84,12 @@ impl Summarizer {
         };
         let summary = match read.await {
             Ok(summary) => Ok(Arc::new(summary)),
-            // One object that is not ours to read does not hide the others.
-            Err(e) if matches!(e.kind(), Kind::Corrupt | Kind::Denied) => {
+            Err(e) if e.kind() == Kind::NotFound => return Err(e),
+            // One object that cannot be read does not hide the others.
+            Err(e) => {
                 tracing::error!("backup {} cannot be read: {e}", name.backup_id);
                 Err(e)
             }
-            Err(e) => return Err(e),
         };
         Ok(Known { version, summary })
     }
@@ -96,29 +104,36 @@ impl Summarizer {
             },
             _ => None,
         };
-        let end = metadata.end();
+        Ok(Summary {
+            end: metadata.end(),
+            size: metadata.own.size,
+            hashed,
+            backup: self.describe(name, metadata),
+        })
+    }
+
+    /// What metadata tells of a backup: all but what depends on its chain.
+    pub fn describe(&self, name: &BackupName, metadata: Metadata) -> Backup {
         let codecs: BTreeSet<&str> = metadata
             .objects
             .iter()
             .map(|object| object.compression.as_str())
             .collect();
-        let mut backup = self.bare(name);
-        backup.compression = codecs.into_iter().collect::<Vec<_>>().join(",");
-        backup.object_count = metadata.objects.len() as u64;
-        backup.data_bytes = metadata.own.data_bytes;
-        backup.stored_bytes = metadata.own.stored_bytes;
-        backup.modified = metadata.own.modified();
-        backup.written_as_file = metadata.own.file;
-        backup.created_at = metadata.created_at.or(backup.created_at);
-        backup.parent_id = metadata.parent_id;
-        backup.name = metadata.backup_name;
-        backup.description = metadata.backup_description;
-        Ok(Summary {
-            backup,
-            end,
-            size: metadata.own.size,
-            hashed,
-        })
+        let bare = self.bare(name);
+        Backup {
+            compression: codecs.into_iter().collect::<Vec<_>>().join(","),
+            object_count: metadata.objects.len() as u64,
+            data_bytes: metadata.own.data_bytes,
+            stored_bytes: metadata.own.stored_bytes,
+            generation: metadata.own.generation,
+            modified: metadata.own.modified(),
+            written_as_file: metadata.own.file,
+            created_at: metadata.created_at.or(bare.created_at),
+            parent_id: metadata.parent_id,
+            name: metadata.backup_name,
+            description: metadata.backup_description,
+            ..bare
+        }
     }
 
     /// What a backup's name alone tells.
@@ -135,6 +150,7 @@ impl Summarizer {
             size: 0,
             data_bytes: None,
             stored_bytes: None,
+            generation: 0,
             object_count: 0,
             compression: String::new(),
             depth: 0,

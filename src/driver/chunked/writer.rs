@@ -59,6 +59,8 @@ struct State {
     generation: u64,
     /// The list of hashes that was published last.
     list: Option<Body>,
+    /// Numbers of the objects that the metadata names which was published last.
+    live: BTreeSet<u64>,
     /// Objects that only metadata which is about to be replaced names.
     obsolete: BTreeSet<u64>,
 }
@@ -308,7 +310,8 @@ impl ChunkedSink {
         let chunks = state.chunks.values().map(|chunk| chunk.entry.number);
         chunks.for_each(|number| state.numbers.publish(number));
         state.published = true;
-        if let Err(e) = store.put(container, &self.name.metadata(), body).await {
+        let stored = store.put(container, &self.name.metadata(), body).await;
+        if let Err(e) = stored {
             // What was published before is to be readable still.
             if let Some(before) = state.list.clone() {
                 let _ = store.put(container, &sha256file, before).await;
@@ -316,7 +319,37 @@ impl ChunkedSink {
             return Err(e);
         }
         state.list = Some(list);
+        // Whether the names are durable or not: this list and this metadata go together.
+        state.generation += 1;
+        state.live = state
+            .chunks
+            .values()
+            .map(|chunk| chunk.entry.number)
+            .collect();
         store.sync(container).await
+    }
+
+    /// A backup that was published and is not there any more was deleted by somebody
+    /// else, and its chunks with it.
+    async fn check_not_deleted(&self, state: &State) -> Result<()> {
+        if state.generation == 0 {
+            return Ok(());
+        }
+        let metadata = self.name.metadata();
+        let stat = self
+            .shared
+            .store
+            .stat(&self.name.container, &metadata)
+            .await;
+        stat.map(drop).map_err(|e| match e.kind() {
+            Kind::NotFound => Error::new(
+                Kind::NotFound,
+                "publish",
+                format!("backup {}", self.name.backup_id),
+                "another program has deleted it while it was written",
+            ),
+            _ => e,
+        })
     }
 }
 
@@ -390,8 +423,9 @@ impl BackupSink for ChunkedSink {
     async fn publish(&self, size: u64, description: &Description) -> Result<Arc<Backup>> {
         self.complete(size).await?;
         let mut state = self.state.lock().await;
-        let metadata = self.metadata(&state, size, description).format(&self.name);
-        if metadata.len() as u64 > LARGEST_METADATA {
+        let metadata = self.metadata(&state, size, description);
+        let text = metadata.format(&self.name);
+        if text.len() as u64 > LARGEST_METADATA {
             let subject = format!("backup {}", self.name.backup_id);
             let reason = "its metadata would be too large to be read";
             return Err(Error::new(Kind::TooLong, "publish", subject, reason)
@@ -402,12 +436,26 @@ impl BackupSink for ChunkedSink {
             // Nothing names these, and Cinder would refuse a backup that has them.
             self.delete_obsolete(&mut state).await;
         }
-        self.list(&mut state, list, metadata).await?;
-        state.generation += 1;
+        self.check_not_deleted(&state).await?;
+        self.list(&mut state, list, text).await?;
         self.delete_obsolete(&mut state).await;
         drop(state);
         self.shared.catalog.changed(&self.name).await;
-        self.shared.catalog.backup(&self.name).await
+        // Made of what was stored: all is durable now, and nothing may fail any more.
+        Ok(Arc::new(self.shared.catalog.finished(&self.name, metadata)))
+    }
+
+    async fn revert(&self) -> Result<()> {
+        let state = self.state.lock().await;
+        let (store, container) = (&self.shared.store, &self.name.container);
+        for number in state
+            .numbers
+            .given()
+            .filter(|number| !state.live.contains(number))
+        {
+            super::missing_is_fine(store.delete(container, &self.name.chunk(number)).await)?;
+        }
+        super::missing_is_fine(store.sync(container).await)
     }
 
     async fn discard(&self) -> Result<()> {
