@@ -310,7 +310,7 @@ fn a_mount_in_the_background_that_fails_says_why() {
     };
     // An ordinary user needs fusermount3.
     let empty = lab.path("bin").display().to_string();
-    let words = ["mnt", "fusermount3", "not installed", "fuse3"];
+    let words = ["mnt", "fusermount3", "cannot be run", "fuse3"];
     check_refused(&mut mount(&empty, ""), 1, &words);
     let path = std::env::var("PATH").unwrap();
     let may = fs::read_to_string("/etc/fuse.conf").unwrap_or_default();

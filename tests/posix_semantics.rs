@@ -1166,3 +1166,52 @@ fn many_volumes_and_backups_are_listed_whole() {
     assert_eq!(long.trim(), "120");
     kill(mount.pid(), libc::SIGTERM);
 }
+
+/// `sudo dd if=DEVICE > FILE`: the file is open already when another user writes to it,
+/// and that user closes it, too.
+#[test]
+fn a_program_of_another_user_may_write_to_what_it_was_given() {
+    if !is_root_for("a program of another user") {
+        return;
+    }
+    let lab = Lab::new();
+    let mount = lab.mount();
+    let path = mount.volume("v").join("a");
+    let script = r#"setpriv --reuid 65534 --clear-groups dd bs=4k if=/dev/zero count=9 > "$1""#;
+    run(&mut shell(script, &[&path]));
+    assert_eq!(fs::read(&path).unwrap(), vec![0; 9 * 4096]);
+}
+
+#[test]
+fn what_is_written_through_a_mapping_after_the_last_close_is_kept() {
+    let lab = Lab::new();
+    let mount = lab.mount();
+    let path = mount.volume("v").join("a");
+    let script = r#"
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+os.write(file, b"a" * 8192)
+at = libc.mmap(None, 8192, 3, 1, file, 0)
+assert at != ctypes.c_void_p(-1).value, os.strerror(ctypes.get_errno())
+os.close(file)
+ctypes.memset(at, ord("b"), 4096)
+assert libc.munmap(at, 8192) == 0
+"#;
+    run(std::process::Command::new("python3")
+        .arg("-c")
+        .arg(script)
+        .arg(&path));
+    let mut expected = vec![b'b'; 4096];
+    expected.resize(8192, b'a');
+    // The kernel writes the mapping back when it likes, and tells nobody.
+    wait_for("the mapping is written back", || {
+        fs::read(&path).is_ok_and(|read| read == expected)
+    });
+    mount.unmount();
+    let mount = lab.mount();
+    assert_eq!(fs::read(mount.volume("v").join("a")).unwrap(), expected);
+}
