@@ -4,6 +4,7 @@
 mod adapter;
 mod errno;
 mod session;
+mod translate;
 
 pub use errno::errno_of;
 pub use session::{MountOptions, Mounted, mount, unmount};
