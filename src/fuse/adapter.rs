@@ -6,12 +6,10 @@ use super::translate::{
     BLOCK, attr_of, kind_of, open_flags, program_of, reply_attr, reply_empty, reply_entry,
     reply_xattr, text, time_of, xattr_errno,
 };
-use crate::error::{Error, Kind, Result};
-use crate::tree::{
-    Attr, Caching, FileKind, OpenMode, Opened, Request as Who, SetAttr, Tree, XattrError,
-};
+use crate::error::Kind;
+use crate::tree::{OpenMode, SetAttr, Tree};
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    Errno, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
@@ -21,7 +19,7 @@ use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 use tokio::runtime::Handle;
 
 /// Requests that the kernel may have under way: its own readers' and its read-ahead.
