@@ -67,11 +67,12 @@ impl Prefetch {
     /// The next range to read ahead, if there is one; it counts as begun.
     fn take(&self, reader: &ImageReader) -> Option<Range<u64>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.streak < LEAST_STREAK || state.tasks >= cores() {
+        // One more than there are cores: each waits for its store now and then.
+        if state.streak < LEAST_STREAK || state.tasks > cores() {
             return None;
         }
         let from = state.frontier.max(state.next);
-        let window = (2 * state.streak).min(self.most);
+        let window = (8 * state.streak).min(self.most);
         // In a cache that is smaller than a task's share, reading ahead would throw out
         // what it has read before anybody sees it.
         if from >= reader.size() || from >= state.next + window || self.most < SLICE {
