@@ -573,3 +573,43 @@ fn several_backends() {
     assert_eq!(names(&one), [""; 0]);
     assert!(!names(&lab.path("second")).is_empty());
 }
+
+/// As mount(8) calls it for a line of fstab.
+#[test]
+fn the_helper_of_mount_mounts_and_gives_its_exit_codes() {
+    let lab = Lab::new();
+    let helper = concat!(env!("CARGO_MANIFEST_DIR"), "/mount-helpers/mount.cinderfs");
+    let folder = lab.path("helped");
+    std::fs::create_dir(&folder).unwrap();
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_cinderfs"));
+    let call = |source: &std::path::Path| {
+        let log = format!(
+            "rw,noexec,nosuid,user,_netdev,log={}",
+            lab.path("helper.log").display()
+        );
+        let mut command = command(helper, &[source, &folder]);
+        let path = std::env::var("PATH").unwrap();
+        command.args(["-v", "-o", &log]);
+        command.env(
+            "PATH",
+            format!("{}:{path}", program.parent().unwrap().display()),
+        );
+        command.output().unwrap()
+    };
+    let failed = call(&lab.path("missing"));
+    assert_eq!(failed.status.code(), Some(32));
+    let done = call(&lab.config());
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.success(), "{said}");
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let source = lab.config().display().to_string();
+    assert!(
+        mounts
+            .lines()
+            .any(|line| line.starts_with(&source) && line.contains("fuse.cinderfs"))
+    );
+    let ended = command(program, &[std::path::Path::new("umount"), &folder])
+        .output()
+        .unwrap();
+    assert!(ended.status.success());
+}
