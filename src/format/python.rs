@@ -17,7 +17,7 @@ pub fn to_python_json(value: &Value) -> Vec<u8> {
     text
 }
 
-/// [`PrettyFormatter`] with `ensure_ascii`: characters beyond ASCII become `\uXXXX`,
+/// [`PrettyFormatter`] with `ensure_ascii`: characters beyond ASCII become `\u` and four digits,
 /// those beyond the basic plane a surrogate pair.
 struct Ascii<'a>(PrettyFormatter<'a>);
 

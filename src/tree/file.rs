@@ -425,15 +425,25 @@ impl Tree {
                 modified: Some(mtime),
                 ..Change::default()
             };
-            match draft {
-                Some(draft) => self.change_draft(&draft, change).await?,
-                None => {
-                    let backup = self.backup(backend, &volume, &id).await?;
-                    self.driver(backend)?.update(&backup, change).await?;
-                }
-            }
+            self.change(backend, &volume, &id, change).await?;
         }
         self.attr(ino).await
+    }
+
+    /// Changes what is said of a backup, whether it is finished or still being written.
+    pub(super) async fn change(
+        &self,
+        backend: usize,
+        volume: &str,
+        id: &str,
+        change: Change,
+    ) -> Result<()> {
+        if let Some(draft) = self.draft(backend, volume, id) {
+            return self.change_draft(&draft, change).await;
+        }
+        let backup = self.backup(backend, volume, id).await?;
+        self.driver(backend)?.update(&backup, change).await?;
+        Ok(())
     }
 
     /// Changes what is said of a backup that is being written. What was published of it

@@ -115,10 +115,9 @@ impl Tree {
         let Node::Backup(backend, volume, id) = self.nodes.get(ino)? else {
             return Err(XattrError::Refused);
         };
-        let draft = self.draft(backend, &volume, &id);
         if name != DESCRIPTION {
             let ours = name.starts_with(PREFIX);
-            return match draft {
+            return match self.draft(backend, &volume, &id) {
                 Some(_) if !ours && value.is_some() => Ok(()),
                 _ if value.is_none() => Err(XattrError::Missing),
                 _ => Err(XattrError::Refused),
@@ -135,13 +134,7 @@ impl Tree {
             description: Some(words),
             ..Change::default()
         };
-        match draft {
-            Some(draft) => self.change_draft(&draft, change).await?,
-            None => {
-                let backup = self.backup(backend, &volume, &id).await?;
-                self.driver(backend)?.update(&backup, change).await?;
-            }
-        }
+        self.change(backend, &volume, &id, change).await?;
         // A listing made before would show the old words.
         lock(&self.views).remove(&(backend, volume));
         Ok(())
