@@ -5,10 +5,12 @@
 //! know file names, inodes or anything else of the tree that a user sees. To add one:
 //! a module here and a line in [`build`].
 
+mod check;
 pub mod chunked;
 mod content;
 mod sink;
 
+pub use check::{Garbage, GarbageKind, Progress, Verdict};
 pub use content::{Block, BlockKey, BlockSink, Content, Place, Prepared, Source};
 pub use sink::{BackupSink, ChunkData, Description};
 
@@ -19,9 +21,10 @@ pub use crate::format::Timestamp;
 pub use crate::store::Space;
 use async_trait::async_trait;
 use std::fmt::Debug;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// One finished backup, as a listing knows it.
 #[derive(Debug, Clone)]
@@ -87,6 +90,17 @@ pub struct Change {
     pub modified: Option<SystemTime>,
 }
 
+/// What a new backup is built on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Basis {
+    /// What the backend's option `incremental` says.
+    Configured,
+    /// Nothing: a full backup.
+    Full,
+    /// The newest backup of the volume that is fit to be a parent.
+    Newest,
+}
+
 /// One backend.
 #[async_trait]
 pub trait BackupDriver: Send + Sync + Debug {
@@ -100,8 +114,12 @@ pub trait BackupDriver: Send + Sync + Debug {
     /// Opens a backup for reading: its chain is resolved here, once.
     async fn open(&self, backup: &Backup) -> Result<Arc<dyn Content>>;
 
-    /// Begins a new full backup of a volume.
-    async fn create(&self, volume_id: &str) -> Result<Arc<dyn BackupSink>>;
+    /// Begins a new backup of a volume.
+    ///
+    /// # Errors
+    /// `Invalid` for [`Basis::Newest`] when no backup is fit to be a parent, `Quota`,
+    /// and those of the store.
+    async fn create(&self, volume_id: &str, basis: Basis) -> Result<Arc<dyn BackupSink>>;
 
     /// Changes name, description or time of a backup, and gives it as it is then.
     async fn update(&self, backup: &Backup, change: Change) -> Result<Arc<Backup>>;
@@ -115,6 +133,33 @@ pub trait BackupDriver: Send + Sync + Debug {
 
     /// How much room there is, where the store can tell.
     async fn space(&self) -> Result<Option<Space>>;
+
+    /// Checks all that can be checked of a backup, or of that many percent of its
+    /// objects, taken at random. What is wrong with it is an answer.
+    ///
+    /// # Errors
+    /// Those of a store that cannot be asked.
+    async fn verify(
+        &self,
+        backup: &Backup,
+        percent: u8,
+        progress: &dyn Progress,
+    ) -> Result<Verdict>;
+
+    /// What lies in the store, belongs to no finished backup, was not written to for at
+    /// least `age`, and is not being written.
+    async fn garbage(&self, age: Duration) -> Result<Vec<Garbage>>;
+
+    /// Removes what [`BackupDriver::garbage`] has found, if it still is that.
+    async fn sweep(&self, garbage: &Garbage) -> Result<()>;
+
+    /// The ranges in which the image of `to` differs from that of `from`, in order and
+    /// not adjoining, told without reading either. Where one of them is longer, all that
+    /// the other lacks differs.
+    ///
+    /// # Errors
+    /// `Unsupported` when that cannot be told.
+    async fn changes(&self, from: &Backup, to: &Backup) -> Result<Vec<Range<u64>>>;
 }
 
 /// What every driver is given to work with.

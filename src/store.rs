@@ -15,6 +15,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// The content of an object to be stored.
 #[derive(Debug, Clone)]
@@ -89,6 +90,23 @@ pub struct Stat {
     pub size: u64,
     /// Changes whenever the content does.
     pub version: String,
+    /// When it was written.
+    pub modified: SystemTime,
+}
+
+/// A sign for other processes, which ends when this is dropped or the process ends.
+#[derive(Default)]
+pub struct Claim {
+    _held: Option<Box<dyn std::any::Any + Send + Sync>>,
+}
+
+impl Claim {
+    /// A sign that stands for as long as `held` lives.
+    pub fn holding(held: impl std::any::Any + Send + Sync) -> Self {
+        Self {
+            _held: Some(Box::new(held)),
+        }
+    }
 }
 
 /// Room in a store.
@@ -139,6 +157,23 @@ pub trait ObjectStore: Send + Sync + Debug {
     /// `Denied`, `ReadOnly`.
     async fn check_writable(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// Tells all other processes that the backup of this id is being written, for as
+    /// long as the result is held. A store in which that cannot be told does nothing.
+    async fn claim(&self, _backup_id: &str) -> Result<Claim> {
+        Ok(Claim::default())
+    }
+
+    /// Whether any process, this one among them, holds a claim on a backup.
+    async fn is_claimed(&self, _backup_id: &str) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Objects that somebody began to store and nobody is storing any more, in the
+    /// containers in which they lie, under names that [`ObjectStore::delete`] takes.
+    async fn leftovers(&self) -> Result<Vec<(String, Entry)>> {
+        Ok(Vec::new())
     }
 
     /// How much room there is, where the store can tell.

@@ -3,7 +3,7 @@
 mod common;
 
 use cinderfs::driver::chunked::Options;
-use cinderfs::driver::{BackupDriver, BackupSink, Change, ChunkData, Description};
+use cinderfs::driver::{BackupDriver, BackupSink, Basis, Change, ChunkData, Description};
 use cinderfs::error::{Kind, Result};
 use cinderfs::format::Layout;
 use cinderfs::store::ObjectStore;
@@ -112,7 +112,7 @@ async fn publishes_what_was_stored(place: &Place) {
         for compression in ["none", "zlib", "bz2", "zstd"] {
             let rooms = place.with(compressed(place.layout, compression));
             let image = Dice(length as u64 + 1).image(length);
-            let sink = rooms.driver.create("vol").await.unwrap();
+            let sink = rooms.driver.create("vol", Basis::Full).await.unwrap();
             store_all(sink.as_ref(), &image).await.unwrap();
             let description = Description {
                 name: "täglich.img".into(),
@@ -165,7 +165,7 @@ async fn publishes_what_was_stored(place: &Place) {
 async fn takes_chunks_in_any_order(place: &Place) {
     let rooms = place.rooms();
     let image = Dice(1).image(400_000);
-    let sink = rooms.driver.create("v").await.unwrap();
+    let sink = rooms.driver.create("v", Basis::Full).await.unwrap();
     for index in [6u64, 2, 0, 5, 1, 3] {
         let start = index as usize * 65_536;
         let bytes = &image[start..image.len().min(start + 65_536)];
@@ -207,7 +207,7 @@ async fn takes_chunks_in_any_order(place: &Place) {
 async fn publishes_again(place: &Place) {
     let rooms = place.rooms();
     let mut image = Dice(1).image(200_000);
-    let sink = rooms.driver.create("v").await.unwrap();
+    let sink = rooms.driver.create("v", Basis::Full).await.unwrap();
     // As the first FLUSH of a new file does.
     let empty = sink.publish(0, &described("a")).await.unwrap();
     assert_eq!(empty.size, 0);
@@ -233,7 +233,7 @@ async fn two_rewritten_chunks_never_share_an_object(place: &Place) {
     let mut options = options(place.layout);
     options.object_size = 4096;
     let rooms = place.with(options);
-    let sink = rooms.driver.create("v").await.unwrap();
+    let sink = rooms.driver.create("v", Basis::Full).await.unwrap();
     let mut dice = Dice(2);
     let mut image = dice.text(40 * 4096);
     store_all(sink.as_ref(), &image).await.unwrap();
@@ -267,7 +267,7 @@ async fn discards(place: &Place) {
     let kept = rooms.write("v", b"kept").await;
     let objects = place.objects().await;
     for publish in [false, true] {
-        let sink = rooms.driver.create("v").await.unwrap();
+        let sink = rooms.driver.create("v", Basis::Full).await.unwrap();
         store_all(sink.as_ref(), &Dice(1).image(200_000))
             .await
             .unwrap();
@@ -282,7 +282,7 @@ async fn discards(place: &Place) {
     // Of nothing, too.
     rooms
         .driver
-        .create("v")
+        .create("v", Basis::Full)
         .await
         .unwrap()
         .discard()
@@ -400,7 +400,7 @@ async fn lists_nothing_without_metadata(place: &Place) {
 
 async fn refuses_what_is_incomplete(place: &Place) {
     let rooms = place.rooms();
-    let sink = rooms.driver.create("v").await.unwrap();
+    let sink = rooms.driver.create("v", Basis::Full).await.unwrap();
     sink.store(0, chunk(b"short")).await.unwrap();
     let error = sink.publish(100_000, &described("a")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Invalid);
@@ -466,7 +466,7 @@ async fn documents_are_cinders_to_the_byte() {
     let rooms = place.rooms();
     let mut image = Dice(1).text(65_536);
     image.extend(Dice(2).noise(5000));
-    let sink = rooms.driver.create("диск").await.unwrap();
+    let sink = rooms.driver.create("диск", Basis::Full).await.unwrap();
     store_all(sink.as_ref(), &image).await.unwrap();
     let description = Description {
         name: "täglich \"1\" 😀\u{7f}\n".into(),
@@ -612,7 +612,7 @@ async fn a_long_description_does_not_hide_the_hashes() {
     let place = Place::memory(Layout::Posix);
     let rooms = place.rooms();
     let image = Dice(1).image(100_000);
-    let sink = rooms.driver.create("v").await.unwrap();
+    let sink = rooms.driver.create("v", Basis::Full).await.unwrap();
     store_all(sink.as_ref(), &image).await.unwrap();
     let description = Description {
         description: Some("\"sha256s\": [ ☃ ]".repeat(3000)),
@@ -628,7 +628,7 @@ async fn volume_ids_that_fit_no_name_are_refused() {
     let error = place
         .rooms()
         .driver
-        .create(&"v".repeat(300))
+        .create(&"v".repeat(300), Basis::Full)
         .await
         .err()
         .unwrap();

@@ -2,7 +2,7 @@
 
 mod common;
 
-use cinderfs::driver::{Backup, BackupDriver};
+use cinderfs::driver::{Backup, BackupDriver, Basis};
 use cinderfs::error::Kind;
 use cinderfs::format::Layout;
 use cinderfs::image::ImageWriter;
@@ -421,7 +421,7 @@ async fn a_chunk_that_the_spool_could_not_take_is_never_published_as_zeros() {
     use cinderfs::image::Buffers;
     let store = Arc::new(MemoryStore::new());
     let rooms = rooms(&store, "none", 8 * MIB, 64 * MIB);
-    let sink = rooms.driver.create("v").await.unwrap();
+    let sink = rooms.driver.create("v", Basis::Full).await.unwrap();
     // Room for a beginning in memory, and a spool that is no folder.
     let buffers = Buffers {
         budget: Budget::new(20 * MIB),

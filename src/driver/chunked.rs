@@ -15,7 +15,10 @@ mod stream;
 mod summary;
 mod writer;
 
-use super::{Backup, BackupDriver, BackupSink, Change, Content, Resources, Space};
+use super::{
+    Backup, BackupDriver, BackupSink, Basis, Change, Content, Garbage, Progress, Resources, Space,
+    Verdict,
+};
 use crate::codec::Codec;
 use crate::config;
 use crate::error::{Error, Kind, Result};
@@ -26,6 +29,7 @@ use catalog::Catalog;
 use hashlist::HashList;
 use image::{ChunkedImage, OpenObjects, Part};
 use std::fmt::{self, Debug};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use summary::read_metadata_text;
@@ -248,7 +252,7 @@ impl BackupDriver for ChunkedDriver {
         )))
     }
 
-    async fn create(&self, volume_id: &str) -> Result<Arc<dyn BackupSink>> {
+    async fn create(&self, volume_id: &str, _basis: Basis) -> Result<Arc<dyn BackupSink>> {
         self.shared.store.check_writable().await?;
         Ok(Arc::new(ChunkedSink::new(&self.shared, volume_id)?))
     }
@@ -298,6 +302,32 @@ impl BackupDriver for ChunkedDriver {
     async fn space(&self) -> Result<Option<Space>> {
         self.shared.store.space().await
     }
+
+    async fn verify(
+        &self,
+        backup: &Backup,
+        _percent: u8,
+        _progress: &dyn Progress,
+    ) -> Result<Verdict> {
+        Err(unsupported("verify", &backup.id))
+    }
+
+    async fn garbage(&self, _age: Duration) -> Result<Vec<Garbage>> {
+        Err(unsupported("find garbage in", "the store"))
+    }
+
+    async fn sweep(&self, garbage: &Garbage) -> Result<()> {
+        Err(unsupported("sweep", &garbage.container))
+    }
+
+    async fn changes(&self, from: &Backup, to: &Backup) -> Result<Vec<Range<u64>>> {
+        let _ = from;
+        Err(unsupported("compare", &to.id))
+    }
+}
+
+fn unsupported(op: &'static str, subject: &str) -> Error {
+    Error::new(Kind::Unsupported, op, subject, "not built yet")
 }
 
 fn missing_is_fine(result: Result<()>) -> Result<()> {

@@ -78,6 +78,12 @@ pub trait BackupSink: Send + Sync {
     /// Size of every chunk but the last, in bytes. Chunk `i` begins at `i` times that.
     fn chunk_size(&self) -> u64;
 
+    /// Whether the image may be of `size` bytes, as far as is known by now.
+    ///
+    /// # Errors
+    /// `Quota`, `NoSpace`.
+    fn admit_size(&self, size: u64) -> Result<()>;
+
     /// Stores chunk `index`, in place of what it held. Durable when it returns, though
     /// no part of a listed backup before [`BackupSink::publish`].
     async fn store(&self, index: u64, data: ChunkData) -> Result<()>;
@@ -101,4 +107,7 @@ pub trait BackupSink: Send + Sync {
 
     /// Removes everything that was stored, published or not.
     async fn discard(&self) -> Result<()>;
+
+    /// Nothing more will be stored: others may build on what was published.
+    fn seal(&self);
 }

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 /// See the module's page.
 #[derive(Debug, Default)]
@@ -24,6 +25,7 @@ type Containers = BTreeMap<String, BTreeMap<String, Object>>;
 struct Object {
     bytes: Bytes,
     version: u64,
+    modified: SystemTime,
 }
 
 impl MemoryStore {
@@ -68,7 +70,14 @@ fn load_folder(
             load_folder(&entry.path(), &format!("{name}/"), objects)?;
         } else {
             let bytes = std::fs::read(entry.path())?.into();
-            objects.insert(name, Object { bytes, version: 0 });
+            objects.insert(
+                name,
+                Object {
+                    bytes,
+                    version: 0,
+                    modified: SystemTime::now(),
+                },
+            );
         }
     }
     Ok(())
@@ -124,6 +133,7 @@ impl ObjectStore for MemoryStore {
         Ok(Stat {
             size: object.bytes.len() as u64,
             version: object.version.to_string(),
+            modified: object.modified,
         })
     }
 
@@ -154,6 +164,7 @@ impl ObjectStore for MemoryStore {
             Object {
                 bytes: bytes.into(),
                 version,
+                modified: SystemTime::now(),
             },
         );
         Ok(())

@@ -15,6 +15,7 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
+use std::time::SystemTime;
 
 /// Staged files begin so.
 pub const STAGE_PREFIX: &str = ".cinderfs-stage-";
@@ -312,6 +313,7 @@ impl ObjectStore for PosixStore {
             Ok(Stat {
                 size: metadata.len(),
                 version: version(&metadata),
+                modified: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
             })
         })
         .await

@@ -5,7 +5,7 @@ use super::draft::{Draft, GRACE};
 use super::folder::DirEntry;
 use super::node::Node;
 use super::{Tree, lock, names, not_found};
-use crate::driver::{Backup, Change};
+use crate::driver::{Backup, Basis, Change};
 use crate::error::{Error, Kind, Result};
 use crate::image::{ImageReader, ImageWriter};
 use std::ops::Range;
@@ -106,7 +106,10 @@ impl Tree {
             .advise("make a folder for the volume in the backend's folder first"));
         };
         self.check_new_name(backend, &volume, name).await?;
-        let sink = self.driver(backend)?.create(&volume).await?;
+        let sink = self
+            .driver(backend)?
+            .create(&volume, Basis::Configured)
+            .await?;
         let writer = ImageWriter::new(sink, self.buffers());
         let draft = Arc::new(Draft::new(backend, &volume, name, writer, request.program));
         {

@@ -4,7 +4,7 @@
 use cinderfs::budget::Budget;
 use cinderfs::codec::Codec;
 use cinderfs::driver::chunked::{ChunkedDriver, Options};
-use cinderfs::driver::{Backup, BackupDriver, Description, Resources};
+use cinderfs::driver::{Backup, BackupDriver, Basis, Description, Resources};
 use cinderfs::error::Result;
 use cinderfs::format::Layout;
 use cinderfs::image::{BlockCache, Buffers, ImageReader, ImageWriter};
@@ -81,7 +81,7 @@ impl Rooms {
     }
 
     pub async fn writer(&self, volume: &str) -> ImageWriter {
-        let sink = self.driver.create(volume).await.unwrap();
+        let sink = self.driver.create(volume, Basis::Full).await.unwrap();
         let buffers = Buffers {
             budget: Arc::clone(&self.budget),
             spool_path: std::env::temp_dir(),

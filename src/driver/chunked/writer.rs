@@ -363,6 +363,10 @@ impl BackupSink for ChunkedSink {
         self.shared.options.object_size
     }
 
+    fn admit_size(&self, _size: u64) -> Result<()> {
+        Ok(())
+    }
+
     async fn store(&self, index: u64, data: ChunkData) -> Result<()> {
         let stored = match self.encode(data).await {
             Ok(encoded) => self.store_encoded(index, &encoded).await,
@@ -463,6 +467,8 @@ impl BackupSink for ChunkedSink {
         self.shared.catalog.removed(&self.name).await;
         Ok(())
     }
+
+    fn seal(&self) {}
 }
 
 impl ChunkedSink {
