@@ -66,6 +66,31 @@ pub struct Common {
     pub list_ttl: Duration,
     /// Whether backups may be added, but not deleted.
     pub append_only: bool,
+    /// What a file that is written straight into the folder of a volume becomes.
+    pub incremental: Incremental,
+    /// The most backups that may be built one on the other, on a full one, before
+    /// [`Incremental::Auto`] begins with a full one again.
+    pub max_chain: Option<u32>,
+    /// How much there may be.
+    pub quotas: Quotas,
+}
+
+/// When a new backup is an incremental one, if nobody says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Incremental {
+    /// Never, as with Cinder.
+    Never,
+    /// Whenever there is a backup that it can be built on.
+    Auto,
+}
+
+/// How much a backend may hold; `None`: as much as there is room for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Quotas {
+    /// The number of backups.
+    pub backups: Option<u64>,
+    /// The sizes of their images together, each rounded up to whole GiB.
+    pub gigabytes: Option<u64>,
 }
 
 /// The driver of a backend, with its options.

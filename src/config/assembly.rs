@@ -10,7 +10,7 @@ use super::options::{self, GLOBAL, OF_CINDER, PER_BACKEND};
 use super::place::Homes;
 use super::scope::{DEFAULT, OP, Scope};
 use super::value::{self, Wrong};
-use super::{Backend, Common, Config, Settings, drivers};
+use super::{Backend, Common, Config, Quotas, Settings, drivers};
 use crate::error::{Error, Result};
 
 /// The option that makes a section a backend.
@@ -115,6 +115,14 @@ fn common(scope: &Scope<'_>) -> Result<Common> {
     Ok(Common {
         list_ttl: scope.inherited("list_ttl")?.parse(value::seconds)?,
         append_only: scope.inherited("append_only")?.parse(value::switch)?,
+        incremental: scope.inherited("incremental")?.parse(value::incremental)?,
+        max_chain: scope.inherited("max_chain")?.parse(value::chain)?,
+        quotas: Quotas {
+            backups: scope.inherited("quota_backups")?.parse(value::limit)?,
+            gigabytes: scope
+                .inherited("quota_backup_gigabytes")?
+                .parse(value::limit)?,
+        },
     })
 }
 

@@ -13,13 +13,19 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("memory", "256MiB"),
     ("list_ttl", "5"),
     ("append_only", "false"),
+    ("incremental", "never"),
+    ("max_chain", "0"),
+    // Cinder's defaults are 10 and 1000, for each project. Here nobody would know of a
+    // limit that no file names.
+    ("quota_backups", "-1"),
+    ("quota_backup_gigabytes", "-1"),
 ];
 
 /// Options of ours for the whole program: they stand in `[DEFAULT]` only.
 pub(super) const GLOBAL: &[&str] = &["memory", "spool_path"];
 
 /// Options of ours for one backend; in `[DEFAULT]` they hold for all.
-pub(super) const PER_BACKEND: &[&str] = &["list_ttl", "append_only"];
+pub(super) const PER_BACKEND: &[&str] = &["list_ttl", "append_only", "incremental", "max_chain"];
 
 /// The options of Cinder that may stand in the section of a backend: all that Cinder
 /// 29.0.0 has for backups, and those of former releases that files may still hold. Most
@@ -28,6 +34,8 @@ pub(super) const PER_BACKEND: &[&str] = &["list_ttl", "append_only"];
 pub(super) const OF_CINDER: &[&str] = &[
     "state_path",
     "storage_availability_zone",
+    "quota_backups",
+    "quota_backup_gigabytes",
     // The service.
     "backup_api_class",
     "backup_compression_algorithm",

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::Incremental;
 use crate::error::{Error, Kind};
 
 /// The spellings of codecs that Cinder takes, whatever their case.
@@ -116,6 +117,47 @@ pub(super) fn seconds(text: &str) -> Result<Duration, Wrong> {
                 "write a number such as 5 or 0.5",
             )
         })
+}
+
+/// A limit of Cinder's: a number, or -1 for none.
+pub(super) fn limit(text: &str) -> Result<Option<u64>, Wrong> {
+    let text = text.trim();
+    if text == "-1" {
+        return Ok(None);
+    }
+    let limit = text.parse().map_err(|_| {
+        Wrong::new(
+            format!("\"{text}\" is not a number from 0 on, nor -1"),
+            "write plain digits, or -1 for no limit",
+        )
+    })?;
+    Ok(Some(limit))
+}
+
+/// How many backups may be built on a full one; `None`, written as 0, for any number.
+pub(super) fn chain(text: &str) -> Result<Option<u32>, Wrong> {
+    let most: u32 = text.trim().parse().map_err(|_| {
+        Wrong::new(
+            format!(
+                "\"{text}\" is not a number of backups from 0 to {}",
+                u32::MAX
+            ),
+            "write plain digits, or 0 for no limit",
+        )
+    })?;
+    Ok(Some(most).filter(|most| *most > 0))
+}
+
+/// When a file written straight into the folder of a volume becomes an incremental backup.
+pub(super) fn incremental(text: &str) -> Result<Incremental, Wrong> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "never" => Ok(Incremental::Never),
+        "auto" => Ok(Incremental::Auto),
+        _ => Err(Wrong::new(
+            format!("\"{text}\" is neither never nor auto"),
+            "write never for full backups, or auto for incremental ones where one can be built on",
+        )),
+    }
 }
 
 /// A switch, in the words of oslo.config.

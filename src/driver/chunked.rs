@@ -10,10 +10,15 @@ mod hashlist;
 mod image;
 mod numbers;
 mod object;
+mod open;
+mod parent;
+mod publish;
+mod readback;
 mod shelf;
 mod stream;
 mod summary;
 mod writer;
+mod writing;
 
 use super::{
     Backup, BackupDriver, BackupSink, Basis, Change, Content, Garbage, Progress, Resources, Space,
@@ -22,18 +27,18 @@ use super::{
 use crate::codec::Codec;
 use crate::config;
 use crate::error::{Error, Kind, Result};
-use crate::format::{BackupName, Layer, Layout, Metadata, resolve};
+use crate::format::{BackupName, Layout, Metadata};
 use crate::store::{ObjectStore, posix::PosixStore};
 use async_trait::async_trait;
 use catalog::Catalog;
-use hashlist::HashList;
-use image::{ChunkedImage, OpenObjects, Part};
+use image::OpenObjects;
 use std::fmt::{self, Debug};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use summary::read_metadata_text;
 use writer::ChunkedSink;
+use writing::Writing;
 
 /// How a chunked driver keeps what it writes, and how it reads.
 #[derive(Debug, Clone)]
@@ -56,6 +61,10 @@ pub struct Options {
     pub list_ttl: Duration,
     /// Nothing may be deleted.
     pub append_only: bool,
+    /// What becomes of a new backup of which nobody says what it is to be.
+    pub incremental: config::Incremental,
+    /// How many backups such a one may be built on.
+    pub max_chain: Option<u32>,
 }
 
 /// A chunked driver over any store.
@@ -70,6 +79,7 @@ struct Shared {
     resources: Resources,
     catalog: Catalog,
     objects: Arc<OpenObjects>,
+    writing: Arc<Writing>,
 }
 
 /// The driver of Cinder's `PosixBackupDriver`.
@@ -105,6 +115,8 @@ pub fn posix(
         compression: chunked.compression.clone(),
         list_ttl: common.list_ttl,
         append_only: common.append_only,
+        incremental: common.incremental,
+        max_chain: common.max_chain,
     };
     Ok(ChunkedDriver::new(Arc::new(store), options, resources))
 }
@@ -120,6 +132,7 @@ impl ChunkedDriver {
                 resources: resources.clone(),
                 catalog,
                 objects: Arc::default(),
+                writing: Arc::default(),
             }),
         }
     }
@@ -133,7 +146,33 @@ impl ChunkedDriver {
         catalog.forget_listing().await;
         let others = catalog.backups(&backup.volume_id).await?;
         refuse_if_built_on(backup, &others)?;
+        if let Some(child) = self.shared.writing.child_of(&backup.id) {
+            let reason = format!("backup {child}, which is being written, is built on it");
+            let subject = format!("backup {}", backup.id);
+            return Err(Error::new(Kind::Dependents, "delete", subject, reason)
+                .advise("wait until that one is finished"));
+        }
         Ok(name)
+    }
+
+    /// From here on a backup does not exist any more, unless another program has built on
+    /// it a moment ago.
+    async fn delete_unless_built_on(&self, backup: &Backup, name: &BackupName) -> Result<()> {
+        let Shared { store, catalog, .. } = &*self.shared;
+        let text = read_metadata_text(store.as_ref(), name).await;
+        delete_metadata(&self.shared, name).await?;
+        catalog.forget_listing().await;
+        let others = catalog.backups(&backup.volume_id).await;
+        let refused = others.and_then(|others| refuse_if_built_on(backup, &others));
+        if let (Err(e), Ok(text)) = (&refused, text) {
+            let body = crate::store::Body::Bytes(text);
+            store.put(&name.container, &name.metadata(), body).await?;
+            store.sync(&name.container).await?;
+            catalog.changed(name).await;
+            return Err(e.clone());
+        }
+        catalog.removed(name).await;
+        Ok(())
     }
 
     fn refuse_if_append_only(&self, backup: &Backup) -> Result<()> {
@@ -155,36 +194,6 @@ impl Debug for ChunkedDriver {
     }
 }
 
-impl Shared {
-    /// The list of hashes of a backup, if it has one that can be used. Without, every
-    /// object is checked against its md5, so a broken list is no reason to refuse data.
-    async fn hashes_of(
-        &self,
-        name: &BackupName,
-        generation: Option<u64>,
-    ) -> Result<Option<HashList>> {
-        let backup = &name.backup_id;
-        match HashList::open(&self.store, name).await {
-            Err(e) if e.kind() == Kind::Corrupt => {
-                tracing::warn!("backup {backup} is checked by its objects' md5: {e}");
-                Ok(None)
-            }
-            Ok(Some(list)) if !generation.is_some_and(|own| list.is_of_generation(own)) => {
-                tracing::warn!(
-                    "backup {backup} is checked by its objects' md5: its list of hashes was \
-                     written for a publication of it that was never finished"
-                );
-                Ok(None)
-            }
-            other => other,
-        }
-    }
-
-    async fn read_metadata(&self, name: &BackupName) -> Result<Metadata> {
-        Metadata::parse(name, &read_metadata_text(self.store.as_ref(), name).await?)
-    }
-}
-
 #[async_trait]
 impl BackupDriver for ChunkedDriver {
     async fn volumes(&self) -> Result<Vec<String>> {
@@ -196,65 +205,13 @@ impl BackupDriver for ChunkedDriver {
     }
 
     async fn open(&self, backup: &Backup) -> Result<Arc<dyn Content>> {
-        if let Some(fault) = &backup.fault {
-            return Err(fault.clone());
-        }
-        let within = |e: Error| e.within(format!("backup {}", backup.id));
-        let shared = &self.shared;
-        let chain = shared.catalog.chain(backup).await?;
-        let (mut parts, mut layers) = (Vec::new(), Vec::new());
-        // Of the backup itself: it is the first in its chain.
-        let mut generation = None;
-        for name in &chain {
-            let metadata = shared.read_metadata(name).await.map_err(within)?;
-            generation.get_or_insert(metadata.own.generation);
-            layers.push(
-                (parts.len()..)
-                    .zip(&metadata.objects)
-                    .map(|(object, entry)| Layer {
-                        object,
-                        offset: entry.offset,
-                        length: entry.length,
-                    })
-                    .collect(),
-            );
-            let own = metadata.objects.into_iter();
-            parts.extend(own.map(|entry| Part::new(name, entry)));
-        }
-        let extents = resolve(layers, backup.size);
-        let hashes = match chain.first() {
-            Some(newest) => shared.hashes_of(newest, generation).await.map_err(within)?,
-            None => None,
-        };
-        if let Some(list) = &hashes
-            && list.count() != backup.size.div_ceil(list.block_size())
-        {
-            let reason = format!(
-                "it has {} hashes of {} bytes for an image of {}",
-                list.count(),
-                list.block_size(),
-                backup.size
-            );
-            return Err(Error::corrupt(
-                "open",
-                format!("the hashes of backup {}", backup.id),
-                reason,
-            ));
-        }
-        Ok(Arc::new(ChunkedImage::new(
-            &backup.id,
-            backup.size,
-            &shared.store,
-            &shared.objects,
-            parts,
-            extents,
-            hashes,
-        )))
+        Ok(Arc::new(self.shared.image(backup).await?))
     }
 
-    async fn create(&self, volume_id: &str, _basis: Basis) -> Result<Arc<dyn BackupSink>> {
+    async fn create(&self, volume_id: &str, basis: Basis) -> Result<Arc<dyn BackupSink>> {
         self.shared.store.check_writable().await?;
-        Ok(Arc::new(ChunkedSink::new(&self.shared, volume_id)?))
+        let sink = ChunkedSink::new(&self.shared, volume_id, basis).await?;
+        Ok(Arc::new(sink))
     }
 
     async fn update(&self, backup: &Backup, change: Change) -> Result<Arc<Backup>> {
@@ -286,17 +243,13 @@ impl BackupDriver for ChunkedDriver {
     async fn delete(&self, backup: &Backup) -> Result<()> {
         let shared = &self.shared;
         let name = self.check_deletable(backup).await?;
-        delete_objects(shared, &name).await?;
-        shared.catalog.removed(&name).await;
-        Ok(())
+        self.delete_unless_built_on(backup, &name).await?;
+        delete_objects(shared, &name).await
     }
 
     async fn withdraw(&self, backup: &Backup) -> Result<()> {
-        let shared = &self.shared;
         let name = self.check_deletable(backup).await?;
-        delete_metadata(shared, &name).await?;
-        shared.catalog.removed(&name).await;
-        Ok(())
+        self.delete_unless_built_on(backup, &name).await
     }
 
     async fn space(&self) -> Result<Option<Space>> {

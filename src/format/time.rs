@@ -9,10 +9,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub struct Timestamp(jiff::Timestamp);
 
 impl Timestamp {
-    /// The present second: Cinder's database keeps no fraction either.
+    /// The present, to the microsecond.
     pub fn now() -> Self {
         let now = jiff::Timestamp::now();
-        Self(jiff::Timestamp::from_second(now.as_second()).unwrap_or(now))
+        Self(jiff::Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now))
+    }
+
+    /// The present, or, where clocks differ, the first moment after `before`.
+    pub fn now_after(before: Option<Self>) -> Self {
+        let next = before.and_then(|before| {
+            let micros = before.0.as_microsecond().checked_add(1)?;
+            jiff::Timestamp::from_microsecond(micros).ok().map(Self)
+        });
+        next.map_or_else(Self::now, |next| next.max(Self::now()))
     }
 
     /// Reads `created_at`: `2026-11-21 00:14:26+00:00`, with a fraction, with another

@@ -94,9 +94,10 @@ impl ImageWriter {
         })
     }
 
-    fn check_range(offset: u64, length: u64) -> Result<()> {
+    fn check_range(&self, offset: u64, length: u64) -> Result<()> {
         match offset.checked_add(length) {
-            Some(end) if end <= LARGEST_IMAGE => Ok(()),
+            Some(end) if end <= self.size() => Ok(()),
+            Some(end) if end <= LARGEST_IMAGE => self.sink.admit_size(end),
             _ => Err(Error::new(
                 Kind::NoSpace,
                 "write",
@@ -110,7 +111,7 @@ impl ImageWriter {
     /// written.
     pub fn try_write(&self, offset: u64, bytes: &[u8]) -> Option<Result<()>> {
         let mut state = self.state.try_lock().ok()?;
-        if state.failure.is_some() || Self::check_range(offset, bytes.len() as u64).is_err() {
+        if state.failure.is_some() || self.check_range(offset, bytes.len() as u64).is_err() {
             return None;
         }
         self.reap_finished(&mut state);
@@ -146,7 +147,7 @@ impl ImageWriter {
     /// # Errors
     /// Of this write, or of an earlier one whose chunk could not be stored.
     pub async fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        Self::check_range(offset, bytes.len() as u64)?;
+        self.check_range(offset, bytes.len() as u64)?;
         let mut state = self.state.lock().await;
         let written = self.write_locked(&mut state, offset, bytes).await;
         Self::remember(&mut state, written)
@@ -250,7 +251,7 @@ impl ImageWriter {
     /// # Errors
     /// As [`ImageWriter::write`].
     pub async fn truncate(&self, size: u64) -> Result<()> {
-        Self::check_range(size, 0)?;
+        self.check_range(size, 0)?;
         let mut state = self.state.lock().await;
         let cut = self.truncate_locked(&mut state, size).await;
         Self::remember(&mut state, cut)
@@ -347,6 +348,11 @@ impl ImageWriter {
         }
         state.stored.clear();
         self.sink.discard().await
+    }
+
+    /// Nothing more will be written.
+    pub fn seal(&self) {
+        self.sink.seal();
     }
 
     fn fail_if_failed(&self, state: &State) -> Result<()> {

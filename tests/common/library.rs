@@ -3,6 +3,7 @@
 
 use cinderfs::budget::Budget;
 use cinderfs::codec::Codec;
+use cinderfs::config::Incremental;
 use cinderfs::driver::chunked::{ChunkedDriver, Options};
 use cinderfs::driver::{Backup, BackupDriver, Basis, Description, Resources};
 use cinderfs::error::Result;
@@ -28,6 +29,8 @@ pub fn options(layout: Layout) -> Options {
         compression: "zlib".into(),
         list_ttl: NO_TTL,
         append_only: false,
+        incremental: Incremental::Never,
+        max_chain: None,
     }
 }
 

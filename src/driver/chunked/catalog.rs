@@ -230,11 +230,12 @@ impl Catalog {
         Ok(backups)
     }
 
-    /// A full backup that was just published, as its metadata describes it.
-    pub fn finished(&self, name: &BackupName, metadata: Metadata) -> Backup {
+    /// A backup that was just published, as its metadata describes it.
+    pub fn finished(&self, name: &BackupName, metadata: Metadata, depth: u32) -> Backup {
         let size = metadata.own.size.unwrap_or_else(|| metadata.end());
         Backup {
             size,
+            depth,
             ..self.summarizer.describe(name, metadata)
         }
     }

@@ -1,9 +1,10 @@
-//! A chunk made ready to be stored: hashed, and compressed where that makes it smaller.
+//! A chunk made ready to be stored: its blocks hashed, and whatever of it is to be stored
+//! compressed where that makes it smaller. All of this computes, and blocks.
 
 use super::digest::{digests, zero_digest_of};
 use crate::codec::{Codec, Encoder, compress};
 use crate::driver::{ChunkData, Resources};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::Digest;
 use crate::spool;
 use crate::store::Body;
@@ -12,152 +13,214 @@ use md5::Md5;
 use sha2::Digest as _;
 use std::fs::File;
 use std::io::Write;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// How much of a spooled chunk is in memory at a time.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// A chunk ready to be stored.
-pub struct Encoded {
+/// The hashes of a chunk.
+pub struct Hashed {
+    /// sha256 of each block of the data.
+    pub digests: Vec<Digest>,
+    /// Bytes in blocks that are not all zero.
+    pub data_bytes: u64,
+}
+
+/// An object ready to be stored: a range of a chunk.
+#[derive(Debug)]
+pub struct Packed {
+    /// Where its data begins in the chunk.
+    pub offset: u64,
+    /// Length of its data.
+    pub length: u64,
     /// What goes into the store.
     pub body: Body,
     /// How that is compressed.
     pub codec: Codec,
     /// md5 of the data.
     pub md5: [u8; 16],
-    /// sha256 of each block of the data.
-    pub digests: Vec<Digest>,
-    /// Bytes in blocks that are not all zero.
-    pub data_bytes: u64,
-    /// Length of the data.
-    pub length: u64,
 }
 
-/// Hashes and compresses a chunk. Computes, and blocks.
+/// Hashes a chunk.
+///
+/// # Errors
+/// Those of reading the spool.
+pub fn hash(data: &ChunkData, sha_block_size: u64) -> Result<Hashed> {
+    let sha = sha_block_size.max(1);
+    let length = data.len();
+    let digests = match data {
+        ChunkData::Zero(_) => zero_digests(length, sha),
+        ChunkData::Memory(bytes) => digests(bytes, sha as usize).collect(),
+        ChunkData::Spooled(..) => {
+            let mut found = Vec::new();
+            let step = PIECE_BYTES.next_multiple_of(sha as usize);
+            read_pieces(data, &(0..length), step, |piece| {
+                found.extend(digests(piece, sha as usize));
+                Ok(())
+            })?;
+            found
+        }
+    };
+    Ok(Hashed {
+        data_bytes: data_bytes(&digests, length, sha),
+        digests,
+    })
+}
+
+fn zero_digests(length: u64, sha: u64) -> Vec<Digest> {
+    let mut digests = vec![zero_digest_of(sha); (length / sha) as usize];
+    if !length.is_multiple_of(sha) {
+        digests.push(zero_digest_of(length % sha));
+    }
+    digests
+}
+
+/// Makes an object of a range of a chunk.
 ///
 /// # Errors
 /// Those of the spool, and of memory.
-pub fn encode(
+pub fn pack(
     resources: &Resources,
     data: &ChunkData,
-    sha_block_size: u64,
+    range: Range<u64>,
     codec: Codec,
-) -> Result<Encoded> {
-    let sha = sha_block_size as usize;
-    // The result needs at most as much memory as the chunk; without room for that, it
+) -> Result<Packed> {
+    // The result needs at most as much memory as the data; without room for that, it
     // is compressed piece by piece, which is slower.
     let permit = match data {
-        ChunkData::Memory(bytes) => resources.budget.permit(bytes.len() as u64),
+        ChunkData::Memory(_) => resources.budget.permit(range.end - range.start),
         _ => None,
     };
     match (data, permit) {
-        (ChunkData::Memory(bytes), Some(_permit)) => {
-            let digests: Vec<Digest> = digests(bytes, sha).collect();
-            let md5 = Md5::digest(bytes).into();
-            let (codec, body) = match compress(codec, bytes)? {
+        (ChunkData::Memory(_), Some(_permit)) => {
+            let bytes = slice(data, &range)?;
+            let md5 = Md5::digest(&bytes).into();
+            let (codec, body) = match compress(codec, &bytes)? {
                 Some(packed) => (codec, Bytes::from(packed)),
-                None => (Codec::None, bytes.clone()),
+                None => (Codec::None, bytes),
             };
-            Ok(Encoded {
-                data_bytes: data_bytes(&digests, bytes.len() as u64, sha as u64),
+            Ok(Packed {
+                offset: range.start,
+                length: range.end - range.start,
                 body: Body::Bytes(body),
                 codec,
                 md5,
-                digests,
-                length: bytes.len() as u64,
             })
         }
-        _ => encode_spooled(resources, data, sha, codec),
+        _ => pack_in_pieces(resources, data, range, codec),
     }
 }
 
 /// The same, a piece at a time, into a spool file.
-fn encode_spooled(
+fn pack_in_pieces(
     resources: &Resources,
     data: &ChunkData,
-    sha: usize,
+    range: Range<u64>,
     codec: Codec,
-) -> Result<Encoded> {
-    let length = data.len();
+) -> Result<Packed> {
+    let length = range.end - range.start;
     let mut md5 = Md5::new();
-    let mut list = Vec::new();
-    let mut piece = vec![
-        0;
-        PIECE_BYTES
-            .next_multiple_of(sha.max(1))
-            .min(length as usize)
-    ];
-    let mut packed_file = spool::file(&resources.spool_path)?;
+    let mut file = spool::file(&resources.spool_path)?;
     let mut encoder = match codec {
         Codec::None => None,
         _ => Some(Encoder::new(codec, length)?),
     };
-    let (mut at, mut packed_length) = (0, 0);
+    let mut packed_length = 0;
     let mut packed = Vec::new();
-    while at < length {
-        let some = (piece.len() as u64).min(length - at) as usize;
+    read_pieces(data, &range, PIECE_BYTES, |piece| {
+        md5.update(piece);
+        if let Some(encoder) = &mut encoder {
+            encoder.write(piece, &mut packed)?;
+            file.write_all(&packed).map_err(|e| spool::error(&e))?;
+            packed_length += packed.len() as u64;
+            packed.clear();
+        }
+        if packed_length >= length {
+            encoder = None;
+        }
+        Ok(())
+    })?;
+    if let Some(encoder) = encoder {
+        encoder.finish(&mut packed)?;
+        file.write_all(&packed).map_err(|e| spool::error(&e))?;
+        packed_length += packed.len() as u64;
+    }
+    let shrinks = codec != Codec::None && packed_length < length;
+    let body = match shrinks {
+        true => Body::File {
+            file: Arc::new(file),
+            length: packed_length,
+        },
+        false => plain_body(data, range.clone(), file)?,
+    };
+    Ok(Packed {
+        offset: range.start,
+        length,
+        body,
+        codec: if shrinks { codec } else { Codec::None },
+        md5: md5.finalize().into(),
+    })
+}
+
+/// Gives a range of a chunk to `sink`, `step` bytes at a time.
+fn read_pieces(
+    data: &ChunkData,
+    range: &Range<u64>,
+    step: usize,
+    mut sink: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut piece = vec![0; (step as u64).min(range.end - range.start) as usize];
+    let mut at = range.start;
+    while at < range.end {
+        let some = (piece.len() as u64).min(range.end - at) as usize;
         let Some(piece) = piece.get_mut(..some) else {
             break;
         };
         data.read_at(at, piece)?;
-        md5.update(&*piece);
-        list.extend(digests(piece, sha));
-        if let Some(encoder) = &mut encoder {
-            encoder.write(piece, &mut packed)?;
-            packed_file
-                .write_all(&packed)
-                .map_err(|e| spool::error(&e))?;
-            packed_length += packed.len() as u64;
-            packed.clear();
-        }
+        sink(piece)?;
         at += some as u64;
-        if packed_length >= length {
-            encoder = None;
-        }
     }
-    let mut codec = codec;
-    if let Some(encoder) = encoder {
-        encoder.finish(&mut packed)?;
-        packed_file
-            .write_all(&packed)
-            .map_err(|e| spool::error(&e))?;
-        packed_length += packed.len() as u64;
-    }
-    let body = if codec != Codec::None && packed_length < length {
-        Body::File {
-            file: Arc::new(packed_file),
-            length: packed_length,
-        }
-    } else {
-        codec = Codec::None;
-        plain_body(data, packed_file)?
-    };
-    Ok(Encoded {
-        body,
-        codec,
-        md5: md5.finalize().into(),
-        data_bytes: data_bytes(&list, length, sha as u64),
-        digests: list,
-        length,
-    })
+    Ok(())
 }
 
-/// A chunk as it is. Zeros become a hole in `file`.
-fn plain_body(data: &ChunkData, file: File) -> Result<Body> {
-    Ok(match data {
-        ChunkData::Memory(bytes) => Body::Bytes(bytes.clone()),
-        ChunkData::Spooled(file, length) => Body::File {
-            file: Arc::clone(file),
-            length: *length,
-        },
-        ChunkData::Zero(length) => {
-            let sized = file.set_len(0).and_then(|()| file.set_len(*length));
-            sized.map_err(|e| spool::error(&e))?;
-            Body::File {
-                file: Arc::new(file),
-                length: *length,
-            }
+fn slice(data: &ChunkData, range: &Range<u64>) -> Result<Bytes> {
+    match data {
+        ChunkData::Memory(bytes) if range.start <= range.end && range.end <= data.len() => {
+            Ok(bytes.slice(range.start as usize..range.end as usize))
         }
+        _ => Err(Error::corrupt("read", "a chunk buffer", "beyond its end")),
+    }
+}
+
+/// A range of a chunk as it is. Zeros become a hole in `file`, and what is only a part of
+/// a spooled chunk is copied into it.
+fn plain_body(data: &ChunkData, range: Range<u64>, mut file: File) -> Result<Body> {
+    let length = range.end - range.start;
+    match data {
+        ChunkData::Memory(_) => return Ok(Body::Bytes(slice(data, &range)?)),
+        ChunkData::Spooled(spooled, whole) if range == (0..*whole) => {
+            return Ok(Body::File {
+                file: Arc::clone(spooled),
+                length,
+            });
+        }
+        ChunkData::Spooled(..) => {
+            use std::io::Seek;
+            let cleared = file.set_len(0).and_then(|()| file.rewind());
+            cleared.map_err(|e| spool::error(&e))?;
+            read_pieces(data, &range, PIECE_BYTES, |piece| {
+                file.write_all(piece).map_err(|e| spool::error(&e))
+            })?;
+        }
+        ChunkData::Zero(_) => {
+            let sized = file.set_len(0).and_then(|()| file.set_len(length));
+            sized.map_err(|e| spool::error(&e))?;
+        }
+    }
+    Ok(Body::File {
+        file: Arc::new(file),
+        length,
     })
 }
 

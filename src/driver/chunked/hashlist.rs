@@ -101,6 +101,19 @@ impl HashList {
         self.found.count
     }
 
+    /// Makes sure that it has a hash for every block of an image of `size` bytes.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn check_count(&self, size: u64) -> Result<()> {
+        let (count, block) = (self.count(), self.block_size());
+        if count == size.div_ceil(block) {
+            return Ok(());
+        }
+        let reason = format!("it has {count} hashes of {block} bytes for an image of {size}");
+        Err(Error::corrupt("use", self.name.sha256file(), reason))
+    }
+
     /// Whether the list was written for that publication of the backup.
     pub fn is_of_generation(&self, generation: u64) -> bool {
         self.found.generation.is_none_or(|own| own == generation)

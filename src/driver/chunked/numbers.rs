@@ -12,23 +12,33 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    /// A number for chunk `index`, whose object now has the number `current`. No other
-    /// chunk ever gets the same one.
-    pub fn take(&mut self, index: u64, current: Option<u64>) -> u64 {
+    /// `count` numbers for the objects of chunk `index`, which now have the numbers
+    /// `current`; a full backup's only object has `preferred`. No other chunk ever gets
+    /// the same ones.
+    pub fn take(
+        &mut self,
+        index: u64,
+        count: usize,
+        current: &[u64],
+        preferred: Option<u64>,
+    ) -> Vec<u64> {
         let is_free = |number: &u64| match self.owners.get(number) {
             None => true,
             Some(owner) => *owner == Some(index),
         };
-        let number = current
-            .into_iter()
-            .chain([index + 1])
-            .find(is_free)
-            .unwrap_or_else(|| {
-                let last = self.owners.last_key_value();
-                last.map_or(1, |(number, _)| number + 1)
-            });
-        self.owners.insert(number, Some(index));
-        number
+        let wanted = current.iter().copied().chain(preferred).filter(is_free);
+        let mut taken: Vec<u64> = wanted.take(count).collect();
+        taken.dedup();
+        let last = self.owners.last_key_value().map(|(number, _)| *number);
+        let mut next = last.max(taken.iter().copied().max()).unwrap_or(0);
+        while taken.len() < count {
+            next += 1;
+            taken.push(next);
+        }
+        for number in &taken {
+            self.owners.insert(*number, Some(index));
+        }
+        taken
     }
 
     /// Every number that was ever given out.
@@ -46,22 +56,42 @@ impl Numbers {
 mod tests {
     use super::*;
 
+    fn one(numbers: &mut Numbers, index: u64, current: Option<u64>) -> u64 {
+        let current: Vec<u64> = current.into_iter().collect();
+        let taken = numbers.take(index, 1, &current, Some(index + 1));
+        assert_eq!(taken.len(), 1);
+        taken[0]
+    }
+
     #[test]
     fn are_those_of_cinder_until_they_are_published() {
         let mut numbers = Numbers::default();
-        assert_eq!(numbers.take(0, None), 1);
-        assert_eq!(numbers.take(1, None), 2);
-        assert_eq!(numbers.take(0, Some(1)), 1);
-        assert_eq!(numbers.take(1, None), 2);
+        assert_eq!(one(&mut numbers, 0, None), 1);
+        assert_eq!(one(&mut numbers, 1, None), 2);
+        assert_eq!(one(&mut numbers, 0, Some(1)), 1);
+        assert_eq!(one(&mut numbers, 1, None), 2);
         numbers.publish(1);
         numbers.publish(2);
-        assert_eq!(numbers.take(0, Some(1)), 3);
-        assert_eq!(numbers.take(0, Some(3)), 3);
+        assert_eq!(one(&mut numbers, 0, Some(1)), 3);
+        assert_eq!(one(&mut numbers, 0, Some(3)), 3);
         // The next chunk's own number is taken.
-        assert_eq!(numbers.take(2, None), 4);
-        assert_eq!(numbers.take(7, None), 8);
-        assert_eq!(numbers.take(1, Some(2)), 9);
+        assert_eq!(one(&mut numbers, 2, None), 4);
+        assert_eq!(one(&mut numbers, 7, None), 8);
+        assert_eq!(one(&mut numbers, 1, Some(2)), 9);
         numbers.publish(3);
-        assert_eq!(numbers.take(0, None), 10);
+        assert_eq!(one(&mut numbers, 0, None), 10);
+    }
+
+    #[test]
+    fn several_objects_of_a_chunk_share_none_with_another() {
+        let mut numbers = Numbers::default();
+        assert_eq!(numbers.take(5, 3, &[], None), [1, 2, 3]);
+        assert_eq!(numbers.take(0, 1, &[], None), [4]);
+        // Stored anew, in fewer and in more pieces.
+        assert_eq!(numbers.take(5, 2, &[1, 2, 3], None), [1, 2]);
+        assert_eq!(numbers.take(5, 4, &[1, 2], None), [1, 2, 5, 6]);
+        numbers.publish(2);
+        assert_eq!(numbers.take(5, 2, &[1, 2, 5, 6], None), [1, 5]);
+        assert_eq!(numbers.take(9, 0, &[], None), [0; 0]);
     }
 }

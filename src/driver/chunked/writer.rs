@@ -1,94 +1,125 @@
 //! A backup in the making, in Cinder's chunked format.
 //!
-//! Order of writing, as Cinder's: chunks, `_sha256file`, `_metadata`. A chunk that is
-//! written again before the backup was ever published takes the place of the old one;
-//! afterwards it gets a new number, and the old one goes once the metadata that names
-//! it is gone.
+//! A chunk of a full backup becomes one object, and of an incremental one each run of
+//! blocks that are not those of its parent. Order of writing, as Cinder's: objects,
+//! `_sha256file`, `_metadata` (see `publish`). A chunk that is written again before the
+//! backup was ever published takes the place of the old one; afterwards its objects get
+//! new numbers, and the old ones go once the metadata that names them is gone.
 
-use super::encode::{Encoded, encode};
+use super::encode::{Hashed, Packed, hash, pack};
 use super::numbers::Numbers;
-use super::object::{Cut, Object};
-use super::{Shared, delete_objects};
+use super::parent::Parent;
+use super::writing::Entry;
+use super::{Shared, delete_objects, missing_is_fine};
 use crate::codec::Codec;
-use crate::driver::{Backup, BackupSink, Block, BlockKey, BlockSink, ChunkData, Description};
+use crate::config::Incremental;
+use crate::driver::{Backup, BackupSink, Basis, ChunkData, Description};
 use crate::error::{Error, Kind, Result};
 use crate::format::{
-    BackupName, DIGEST_BYTES, LARGEST_METADATA, Layout, Metadata, ObjectEntry, Own, Timestamp,
-    format_sha256file_head, format_sha256file_tail, push_sha256_entry, stamp,
+    BackupName, DIGEST_BYTES, LARGEST_METADATA, Layout, ObjectEntry, Timestamp, stamp,
 };
 use crate::spool;
-use crate::store::Body;
+use crate::store::{Body, Claim};
 use crate::task::blocking;
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::Write;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 
-/// How much of a chunk is read back at a time.
-const PIECE_BYTES: u64 = 1 << 20;
-/// Chunks up to this size are read back into memory, larger ones into the spool.
-const LOADED_BYTES: u64 = 64 << 20;
-/// Metadata that names more chunks than this would be too large to be read.
+/// Chunks of an incremental backup are no larger: what has not changed is then known, and
+/// forgotten, as soon as it has come, and the cores can share the work. It is what Cinder
+/// has for Swift.
+const LARGEST_INCREMENTAL: u64 = 52_428_800;
+/// Metadata that names more objects than this would be too large to be read.
 const MOST_CHUNKS: u64 = LARGEST_METADATA / 256;
+/// Of these only some become objects; but all are kept in mind.
+const MOST_INCREMENTAL_CHUNKS: u64 = 2 << 20;
+/// Objects of one chunk that are stored at a time: the disk makes many small ones durable
+/// in the time of one.
+const PUTS: usize = 16;
 
 /// See the module's page.
 pub struct ChunkedSink {
-    shared: Arc<Shared>,
-    name: BackupName,
-    created_at: Timestamp,
-    state: Mutex<State>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) name: BackupName,
+    pub(super) created_at: Timestamp,
+    pub(super) chunk_size: u64,
+    pub(super) parent: Option<Parent>,
+    /// It may become a full backup, where it cannot be an incremental one.
+    pub(super) may_be_full: bool,
+    pub(super) state: Mutex<State>,
     /// The digests of all chunks, at fixed places: in memory they would be a gigabyte
     /// for a volume of a terabyte.
-    digests: Arc<File>,
+    pub(super) digests: Arc<File>,
+    /// Tells others that it is being written.
+    signs: std::sync::Mutex<Option<(Entry, Claim)>>,
 }
 
+/// What is in the store of a backup in the making.
 #[derive(Default)]
-struct State {
-    chunks: BTreeMap<u64, Chunk>,
-    /// A chunk of zeros, encoded once.
-    zeros: Option<Arc<Encoded>>,
-    numbers: Numbers,
+pub(super) struct State {
+    pub(super) chunks: BTreeMap<u64, Chunk>,
+    /// An object of zeros, packed once.
+    zeros: Option<Arc<Packed>>,
+    pub(super) numbers: Numbers,
     /// Chunks that could not be stored when it was last tried.
-    lacking: BTreeSet<u64>,
+    pub(super) lacking: BTreeSet<u64>,
+    /// It was given up to be an incremental backup.
+    pub(super) on_its_own: bool,
     /// Metadata was stored, or may have been.
-    published: bool,
+    pub(super) published: bool,
     /// How often it has been published.
-    generation: u64,
+    pub(super) generation: u64,
     /// The list of hashes that was published last.
-    list: Option<Body>,
+    pub(super) list: Option<Body>,
     /// Numbers of the objects that the metadata names which was published last.
-    live: BTreeSet<u64>,
+    pub(super) live: BTreeSet<u64>,
     /// Objects that only metadata which is about to be replaced names.
-    obsolete: BTreeSet<u64>,
+    pub(super) obsolete: BTreeSet<u64>,
 }
 
-/// A stored chunk.
-#[derive(Clone)]
-struct Chunk {
-    entry: ObjectEntry,
-    stored: u64,
+/// A chunk that was stored.
+#[derive(Debug, Clone)]
+pub(super) struct Chunk {
+    /// Length of its data, in bytes.
+    pub(super) length: u64,
     /// Bytes in hashed blocks that are not all zero.
-    data_bytes: u64,
+    pub(super) data_bytes: u64,
+    /// Its objects, in order. What none of them holds is as it is in the parent.
+    pub(super) objects: Vec<ObjectEntry>,
+    /// Bytes that they take in the store.
+    pub(super) stored: u64,
 }
 
-/// Blocks go back to the one who asked and are kept nowhere.
-struct NoSink;
-
-impl BlockSink for NoSink {
-    fn get(&self, _: &BlockKey) -> Option<Block> {
-        None
+impl Chunk {
+    /// Numbers of its objects.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = u64> + '_ {
+        self.objects.iter().map(|object| object.number)
     }
-    fn put(&self, _: BlockKey, _: Block) {}
 }
 
 impl ChunkedSink {
-    pub(super) fn new(shared: &Arc<Shared>, volume_id: &str) -> Result<Self> {
-        let created_at = Timestamp::now();
-        let backup_id = uuid::Uuid::new_v4().to_string();
+    /// Begins a backup of a volume.
+    ///
+    /// # Errors
+    /// `Invalid` when it cannot be built on anything and must; those of the store.
+    pub(super) async fn new(shared: &Arc<Shared>, volume_id: &str, basis: Basis) -> Result<Self> {
         let options = &shared.options;
+        let parent = match basis {
+            Basis::Full => None,
+            Basis::Newest => Some(Parent::newest(shared, volume_id).await?),
+            Basis::Configured => match options.incremental {
+                Incremental::Never => None,
+                Incremental::Auto => parent_if_fit(shared, volume_id).await?,
+            },
+        };
+        let before = parent.as_ref().and_then(|parent| parent.backup.created_at);
+        let created_at = Timestamp::now_after(before);
+        let backup_id = uuid::Uuid::new_v4().to_string();
         let stamp = stamp(created_at);
         let name = match options.layout {
             Layout::Posix => {
@@ -99,257 +130,279 @@ impl ChunkedSink {
                 BackupName::new_swift(container, "nova", volume_id, &backup_id, &stamp)
             }
         };
+        let parent_id = parent.as_ref().map(|parent| parent.backup.id.as_str());
+        let entry = shared.writing.begin(&backup_id, parent_id);
+        let claim = shared.store.claim(&backup_id).await?;
         Ok(Self {
             digests: Arc::new(spool::file(&shared.resources.spool_path)?),
             shared: Arc::clone(shared),
             name,
             created_at,
+            chunk_size: match parent {
+                Some(_) => incremental_chunk(options.object_size, options.sha_block_size),
+                None => options.object_size,
+            },
+            parent,
+            may_be_full: basis == Basis::Configured,
             state: Mutex::default(),
+            signs: std::sync::Mutex::new(Some((entry, claim))),
         })
     }
 
-    async fn encode(&self, data: ChunkData) -> Result<Arc<Encoded>> {
-        let length = data.len();
-        if let ChunkData::Zero(_) = data {
-            let known = self.state.lock().await.zeros.clone();
-            if let Some(known) = known.filter(|known| known.length == length) {
-                return Ok(known);
-            }
-        }
-        let is_zeros = matches!(data, ChunkData::Zero(_));
-        let shared = Arc::clone(&self.shared);
-        let work = move || {
-            let options = &shared.options;
-            let sha = options.sha_block_size;
-            encode(&shared.resources, &data, sha, options.codec)
-        };
-        let encoded = Arc::new(blocking(work).await?);
-        if is_zeros {
-            self.state.lock().await.zeros = Some(Arc::clone(&encoded));
-        }
-        Ok(encoded)
+    /// The parent, as long as it is to have one.
+    pub(super) fn parent_of(&self, state: &State) -> Option<&Parent> {
+        self.parent.as_ref().filter(|_| !state.on_its_own)
     }
 
-    async fn store_encoded(&self, index: u64, encoded: &Arc<Encoded>) -> Result<()> {
-        let number = {
+    async fn parent_now(&self) -> Option<&Parent> {
+        self.parent_of(&*self.state.lock().await)
+    }
+
+    /// Stores a chunk: whatever of it is not as in `parent`.
+    async fn store_data(&self, index: u64, data: ChunkData, parent: Option<&Parent>) -> Result<()> {
+        let sha = self.shared.options.sha_block_size;
+        let length = data.len();
+        let (data, hashed) = blocking(move || {
+            let hashed = hash(&data, sha)?;
+            Ok((data, hashed))
+        })
+        .await?;
+        let runs = match parent {
+            Some(parent) => {
+                let first = index * (self.chunk_size / sha);
+                let runs = parent.changes(first, &hashed.digests).await?;
+                let bytes = |run: Range<u64>| run.start * sha..(run.end * sha).min(length);
+                runs.into_iter().map(bytes).collect()
+            }
+            None => vec![0..length],
+        };
+        let preferred = parent.is_none().then_some(index + 1);
+        let numbers = {
             let mut state = self.state.lock().await;
-            let current = state.chunks.get(&index).map(|chunk| chunk.entry.number);
-            state.numbers.take(index, current)
+            let state = &mut *state;
+            let current = state.chunks.get(&index).map(|chunk| chunk.numbers());
+            let current: Vec<u64> = current.into_iter().flatten().collect();
+            // Taken before the objects are there, so that nobody else takes them.
+            state.numbers.take(index, runs.len(), &current, preferred)
         };
-        // The number is taken before the object is there, so that nobody else takes it.
-        self.put_encoded(index, number, encoded).await?;
+        self.keep_digests(index, &hashed).await?;
+        let runs = numbers.iter().copied().zip(runs).collect();
+        let stored = self.store_runs(index, data, runs).await?;
         let mut state = self.state.lock().await;
-        let options = &self.shared.options;
-        let compression = match encoded.codec {
-            Codec::None => "none".to_owned(),
-            _ => options.compression.to_ascii_lowercase(),
-        };
-        let chunk = Chunk {
-            entry: ObjectEntry {
-                number,
-                offset: index * options.object_size,
-                length: encoded.length,
-                codec: encoded.codec,
-                compression,
-                md5: encoded.md5,
-            },
-            stored: encoded.body.len(),
-            data_bytes: encoded.data_bytes,
-        };
         state.lacking.remove(&index);
-        let old = state.chunks.insert(index, chunk);
-        state.obsolete.extend(old.map(|old| old.entry.number));
-        state.obsolete.remove(&number);
+        let chunk = Chunk {
+            length,
+            data_bytes: hashed.data_bytes,
+            stored: stored.iter().map(|(_, stored)| stored).sum(),
+            objects: stored.into_iter().map(|(entry, _)| entry).collect(),
+        };
+        if let Some(old) = state.chunks.insert(index, chunk) {
+            state.obsolete.extend(old.numbers());
+        }
+        numbers.iter().for_each(|number| {
+            state.obsolete.remove(number);
+        });
         Ok(())
     }
 
-    async fn put_encoded(&self, index: u64, number: u64, encoded: &Arc<Encoded>) -> Result<()> {
+    async fn keep_digests(&self, index: u64, hashed: &Hashed) -> Result<()> {
         let (file, at) = (Arc::clone(&self.digests), self.digest_at(index, 0));
-        let kept = Arc::clone(encoded);
+        let digests = hashed.digests.as_flattened().to_vec();
         blocking(move || {
-            file.write_all_at(kept.digests.as_flattened(), at)
+            file.write_all_at(&digests, at)
                 .map_err(|e| spool::error(&e))
-        })
-        .await?;
-        let (store, container) = (&self.shared.store, &self.name.container);
-        let object = self.name.chunk(number);
-        store.put(container, &object, encoded.body.clone()).await
-    }
-
-    /// Where the digest of a block of a chunk stands in the file of digests.
-    fn digest_at(&self, index: u64, block: u64) -> u64 {
-        let options = &self.shared.options;
-        let per_chunk = options.object_size / options.sha_block_size;
-        (index * per_chunk + block) * DIGEST_BYTES as u64
-    }
-
-    /// Deletes objects that nothing names any more.
-    async fn delete_obsolete(&self, state: &mut State) {
-        for number in std::mem::take(&mut state.obsolete) {
-            let object = self.name.chunk(number);
-            match self
-                .shared
-                .store
-                .delete(&self.name.container, &object)
-                .await
-            {
-                Err(e) if e.kind() != Kind::NotFound => {
-                    // Cinder refuses to restore beside an object that metadata does not
-                    // name, so this is worth a word, and another try at the next publish.
-                    tracing::warn!("backup {}: {e}", self.name.backup_id);
-                    state.obsolete.insert(number);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// The `_sha256file`.
-    async fn hash_list(
-        &self,
-        size: u64,
-        description: &Description,
-        generation: u64,
-    ) -> Result<Body> {
-        let options = &self.shared.options;
-        let head = format_sha256file_head(
-            &self.name,
-            Some(&description.name),
-            description.description.as_deref(),
-            self.created_at,
-            options.sha_block_size,
-            generation,
-        );
-        let count = size.div_ceil(options.sha_block_size);
-        let tail = format_sha256file_tail(&self.name, count == 0);
-        let digests = Arc::clone(&self.digests);
-        let shared = Arc::clone(&self.shared);
-        blocking(move || {
-            let file = spool::file(&shared.resources.spool_path)?;
-            write_hash_list(file, &head, &digests, count, &tail).map_err(|e| spool::error(&e))
         })
         .await
     }
 
-    fn metadata(&self, state: &State, size: u64, description: &Description) -> Metadata {
-        let chunks = || state.chunks.values();
-        let mut own = Own {
-            file: true,
-            size: Some(size),
-            data_bytes: Some(chunks().map(|chunk| chunk.data_bytes).sum()),
-            stored_bytes: Some(chunks().map(|chunk| chunk.stored).sum()),
-            generation: state.generation,
-            ..Own::default()
+    /// Stores ranges of a chunk as objects of these numbers. Gives for each its entry, and
+    /// how much it takes in the store.
+    async fn store_runs(
+        &self,
+        index: u64,
+        data: ChunkData,
+        runs: Vec<(u64, Range<u64>)>,
+    ) -> Result<Vec<(ObjectEntry, u64)>> {
+        let mut stored = Vec::with_capacity(runs.len());
+        let mut puts: JoinSet<Result<()>> = JoinSet::new();
+        for (number, run) in runs {
+            let packed = self.pack(&data, run).await?;
+            stored.push((self.entry(index, number, &packed), packed.body.len()));
+            let (store, container) = (Arc::clone(&self.shared.store), self.name.container.clone());
+            let (object, body) = (self.name.chunk(number), packed.body.clone());
+            puts.spawn(async move { store.put(&container, &object, body).await });
+            while puts.len() >= PUTS {
+                join_put(&mut puts).await?;
+            }
+        }
+        while !puts.is_empty() {
+            join_put(&mut puts).await?;
+        }
+        Ok(stored)
+    }
+
+    fn entry(&self, index: u64, number: u64, packed: &Packed) -> ObjectEntry {
+        let compression = match packed.codec {
+            Codec::None => "none".to_owned(),
+            _ => self.shared.options.compression.to_ascii_lowercase(),
         };
-        if let Some(modified) = description.modified {
-            own.set_modified(modified);
+        ObjectEntry {
+            number,
+            offset: index * self.chunk_size + packed.offset,
+            length: packed.length,
+            codec: packed.codec,
+            compression,
+            md5: packed.md5,
         }
-        Metadata {
-            backup_name: Some(description.name.clone()),
-            backup_description: description.description.clone(),
-            created_at: Some(self.created_at),
-            parent_id: None,
-            volume_meta: None,
-            objects: chunks().map(|chunk| chunk.entry.clone()).collect(),
-            own,
+    }
+
+    async fn pack(&self, data: &ChunkData, run: Range<u64>) -> Result<Arc<Packed>> {
+        let is_zeros = matches!(data, ChunkData::Zero(_)) && run.start == 0;
+        if is_zeros {
+            let known = self.state.lock().await.zeros.clone();
+            if let Some(known) = known.filter(|known| known.length == run.end) {
+                return Ok(known);
+            }
         }
+        let (shared, data) = (Arc::clone(&self.shared), data.clone());
+        let work = move || pack(&shared.resources, &data, run, shared.options.codec);
+        let packed = Arc::new(blocking(work).await?);
+        if is_zeros {
+            self.state.lock().await.zeros = Some(Arc::clone(&packed));
+        }
+        Ok(packed)
+    }
+
+    /// Where the digest of a block of a chunk stands in the file of digests.
+    pub(super) fn digest_at(&self, index: u64, block: u64) -> u64 {
+        let per_chunk = self.chunk_size / self.shared.options.sha_block_size;
+        (index * per_chunk + block) * DIGEST_BYTES as u64
     }
 
     /// Stores zeros where nothing was written, and forgets what lies behind the end.
     async fn complete(&self, size: u64) -> Result<()> {
-        let chunk_size = self.chunk_size();
-        let count = size.div_ceil(chunk_size);
-        let refuse = |kind, reason: String| {
-            let subject = format!("backup {}", self.name.backup_id);
-            Err(Error::new(kind, "publish", subject, reason))
-        };
-        if count > MOST_CHUNKS {
-            let reason =
-                format!("{size} bytes are more than {MOST_CHUNKS} objects of {chunk_size}");
-            return refuse(Kind::TooLong, reason)
-                .map_err(|e: Error| e.advise("make the objects larger"));
-        }
+        let count = size.div_ceil(self.chunk_size);
+        self.check_chunks(count, size)?;
         let mut state = self.state.lock().await;
         let behind = state.chunks.split_off(&count);
-        let behind = behind.into_values().map(|chunk| chunk.entry.number);
+        let behind = behind.values().flat_map(Chunk::numbers);
         state.obsolete.extend(behind);
         state.lacking.split_off(&count);
+        let refuse = |reason: String| {
+            let subject = format!("backup {}", self.name.backup_id);
+            Err(Error::new(Kind::Invalid, "publish", subject, reason))
+        };
         if let Some(index) = state.lacking.first() {
-            return refuse(Kind::Invalid, format!("chunk {index} could not be stored"));
+            return refuse(format!("chunk {index} could not be stored"));
         }
         let mut missing = Vec::new();
         for index in 0..count {
-            let expected = chunk_size.min(size - index * chunk_size);
+            let expected = self.chunk_size.min(size - index * self.chunk_size);
             match state.chunks.get(&index) {
-                Some(chunk) if chunk.entry.length == expected => {}
+                Some(chunk) if chunk.length == expected => {}
                 // Zeros that were filled in here, when the image was of another size.
                 Some(chunk) if chunk.data_bytes == 0 => missing.push((index, expected)),
                 None => missing.push((index, expected)),
                 Some(chunk) => {
-                    let length = chunk.entry.length;
-                    let reason = format!("chunk {index} has {length} bytes instead of {expected}");
-                    return refuse(Kind::Invalid, reason);
+                    let length = chunk.length;
+                    return refuse(format!(
+                        "chunk {index} has {length} bytes instead of {expected}"
+                    ));
                 }
             }
         }
+        let parent = self.parent_of(&state).map(|parent| parent.backup.size);
         drop(state);
+        if let Some(parent) = parent.filter(|parent| size < *parent) {
+            self.give_up_parent(size, parent).await?;
+        }
+        let parent = self.parent_now().await;
         for (index, length) in missing {
-            let encoded = self.encode(ChunkData::Zero(length)).await?;
-            self.store_encoded(index, &encoded).await?;
+            let zeros = ChunkData::Zero(length);
+            self.store_data(index, zeros, parent).await?;
         }
         Ok(())
     }
 
-    /// Stores list and metadata, in this order.
-    async fn list(&self, state: &mut State, list: Body, metadata: Vec<u8>) -> Result<()> {
-        let (store, container) = (&self.shared.store, &self.name.container);
-        let sha256file = self.name.sha256file();
-        store.put(container, &sha256file, list.clone()).await?;
-        store.sync(container).await?;
-        let body = Body::Bytes(metadata.into());
-        let chunks = state.chunks.values().map(|chunk| chunk.entry.number);
-        chunks.for_each(|number| state.numbers.publish(number));
-        state.published = true;
-        let stored = store.put(container, &self.name.metadata(), body).await;
-        if let Err(e) = stored {
-            // What was published before is to be readable still.
-            if let Some(before) = state.list.clone() {
-                let _ = store.put(container, &sha256file, before).await;
-            }
-            return Err(e);
-        }
-        state.list = Some(list);
-        // Whether the names are durable or not: this list and this metadata go together.
-        state.generation += 1;
-        state.live = state
-            .chunks
-            .values()
-            .map(|chunk| chunk.entry.number)
-            .collect();
-        store.sync(container).await
-    }
-
-    /// A backup that was published and is not there any more was deleted by somebody
-    /// else, and its chunks with it.
-    async fn check_not_deleted(&self, state: &State) -> Result<()> {
-        if state.generation == 0 {
+    fn check_chunks(&self, count: u64, size: u64) -> Result<()> {
+        let most = match self.parent {
+            Some(_) => MOST_INCREMENTAL_CHUNKS,
+            None => MOST_CHUNKS,
+        };
+        if count <= most {
             return Ok(());
         }
-        let metadata = self.name.metadata();
-        let stat = self
-            .shared
-            .store
-            .stat(&self.name.container, &metadata)
-            .await;
-        stat.map(drop).map_err(|e| match e.kind() {
-            Kind::NotFound => Error::new(
-                Kind::NotFound,
-                "publish",
-                format!("backup {}", self.name.backup_id),
-                "another program has deleted it while it was written",
-            ),
-            _ => e,
-        })
+        let subject = format!("backup {}", self.name.backup_id);
+        let chunk = self.chunk_size;
+        let reason = format!("{size} bytes are more than {most} objects of {chunk}");
+        Err(Error::new(Kind::TooLong, "publish", subject, reason).advise("make the objects larger"))
+    }
+
+    /// An image that is shorter than its parent's cannot be built on it: Cinder would
+    /// restore what lies behind its end. What was not changed is fetched, and stored here.
+    async fn give_up_parent(&self, size: u64, parent: u64) -> Result<()> {
+        if !self.may_be_full {
+            let subject = format!("backup {} incrementally", self.name.backup_id);
+            let reason = format!("the image has {size} bytes, and that of its parent {parent}");
+            return Err(
+                Error::new(Kind::Invalid, "publish", subject, reason).advise("make a full backup")
+            );
+        }
+        tracing::info!(
+            "backup {} becomes a full one: its image has {size} bytes, and that of its parent \
+             {parent}",
+            self.name.backup_id
+        );
+        let stored: Vec<u64> = {
+            let state = self.state.lock().await;
+            state.chunks.keys().copied().collect()
+        };
+        for index in stored {
+            if let Some(data) = self.read_back(index).await? {
+                self.store_data(index, data, None).await?;
+            }
+        }
+        self.state.lock().await.on_its_own = true;
+        Ok(())
+    }
+}
+
+/// The parent that the option `incremental = auto` finds.
+async fn parent_if_fit(shared: &Shared, volume_id: &str) -> Result<Option<Parent>> {
+    match Parent::newest(shared, volume_id).await {
+        Ok(parent) => {
+            let most = shared.options.max_chain;
+            Ok(Some(parent).filter(|parent| most.is_none_or(|most| parent.backup.depth < most)))
+        }
+        Err(e) if e.kind() == Kind::Invalid => {
+            tracing::debug!("a full backup is made: {e}");
+            Ok(None)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Size of the chunks of an incremental backup: that of an object, or the largest part of
+/// it that has no more than [`LARGEST_INCREMENTAL`] bytes, so that the borders of objects
+/// are borders of chunks.
+fn incremental_chunk(object_size: u64, sha: u64) -> u64 {
+    if object_size <= LARGEST_INCREMENTAL {
+        return object_size;
+    }
+    let blocks = object_size / sha;
+    let most = (LARGEST_INCREMENTAL / sha).max(1);
+    let fitting = (most / 2..=most).rev().find(|some| blocks % some == 0);
+    fitting.unwrap_or(most) * sha
+}
+
+async fn join_put(puts: &mut JoinSet<Result<()>>) -> Result<()> {
+    match puts.join_next().await {
+        None => Ok(()),
+        Some(Ok(put)) => put,
+        Some(Err(lost)) => {
+            let reason = format!("a fault of the program: {lost}");
+            Err(Error::new(Kind::Unavailable, "store", "an object", reason))
+        }
     }
 }
 
@@ -360,7 +413,7 @@ impl BackupSink for ChunkedSink {
     }
 
     fn chunk_size(&self) -> u64 {
-        self.shared.options.object_size
+        self.chunk_size
     }
 
     fn admit_size(&self, _size: u64) -> Result<()> {
@@ -368,10 +421,8 @@ impl BackupSink for ChunkedSink {
     }
 
     async fn store(&self, index: u64, data: ChunkData) -> Result<()> {
-        let stored = match self.encode(data).await {
-            Ok(encoded) => self.store_encoded(index, &encoded).await,
-            Err(e) => Err(e),
-        };
+        let parent = self.parent_now().await;
+        let stored = self.store_data(index, data, parent).await;
         if stored.is_err() {
             self.state.lock().await.lacking.insert(index);
         }
@@ -379,145 +430,60 @@ impl BackupSink for ChunkedSink {
     }
 
     async fn load(&self, index: u64) -> Result<Option<ChunkData>> {
-        let chunk = self.state.lock().await.chunks.get(&index).cloned();
-        let Some(chunk) = chunk else { return Ok(None) };
-        let sha = self.shared.options.sha_block_size;
-        let cut = Cut {
-            block_size: sha as u32,
-            digest_size: sha as u32,
-        };
-        let object = Object::new(&self.shared.store, &self.name, &chunk.entry);
-        let length = chunk.entry.length;
-        let resources = &self.shared.resources;
-        let spool = match length > LOADED_BYTES.min(resources.budget.total() / 4) {
-            true => Some(Arc::new(spool::file(&resources.spool_path)?)),
-            false => None,
-        };
-        let mut memory = Vec::with_capacity(if spool.is_some() { 0 } else { length as usize });
-        let count = length.div_ceil(sha);
-        let mut at = 0;
-        while at < count {
-            let end = count.min(at + (PIECE_BYTES / sha).max(1));
-            let blocks = object.blocks(at..end, cut, &NoSink).await?;
-            self.check(index, at, &blocks)?;
-            for (number, (_, block)) in (at..).zip(&blocks) {
-                match &spool {
-                    Some(file) => file
-                        .write_all_at(&block.bytes, number * sha)
-                        .map_err(|e| spool::error(&e))?,
-                    None => memory.extend_from_slice(&block.bytes),
-                }
-            }
-            at = end;
-        }
-        Ok(Some(match spool {
-            Some(file) => ChunkData::Spooled(file, length),
-            None => ChunkData::Memory(memory.into()),
-        }))
+        self.read_back(index).await
     }
 
     async fn remove(&self, index: u64) -> Result<()> {
         let mut state = self.state.lock().await;
         state.lacking.remove(&index);
-        let old = state.chunks.remove(&index);
-        state.obsolete.extend(old.map(|old| old.entry.number));
+        if let Some(old) = state.chunks.remove(&index) {
+            state.obsolete.extend(old.numbers());
+        }
         Ok(())
     }
 
     async fn publish(&self, size: u64, description: &Description) -> Result<Arc<Backup>> {
         self.complete(size).await?;
-        let mut state = self.state.lock().await;
-        let metadata = self.metadata(&state, size, description);
-        let text = metadata.format(&self.name);
-        if text.len() as u64 > LARGEST_METADATA {
-            let subject = format!("backup {}", self.name.backup_id);
-            let reason = "its metadata would be too large to be read";
-            return Err(Error::new(Kind::TooLong, "publish", subject, reason)
-                .advise("make the objects larger"));
-        }
-        let list = self.hash_list(size, description, state.generation).await?;
-        if !state.published {
-            // Nothing names these, and Cinder would refuse a backup that has them.
-            self.delete_obsolete(&mut state).await;
-        }
-        self.check_not_deleted(&state).await?;
-        self.list(&mut state, list, text).await?;
-        self.delete_obsolete(&mut state).await;
-        drop(state);
-        self.shared.catalog.changed(&self.name).await;
-        // Made of what was stored: all is durable now, and nothing may fail any more.
-        Ok(Arc::new(self.shared.catalog.finished(&self.name, metadata)))
+        self.publish_complete(size, description).await
     }
 
     async fn revert(&self) -> Result<()> {
         let state = self.state.lock().await;
         let (store, container) = (&self.shared.store, &self.name.container);
-        for number in state
-            .numbers
-            .given()
-            .filter(|number| !state.live.contains(number))
-        {
-            super::missing_is_fine(store.delete(container, &self.name.chunk(number)).await)?;
+        let given = state.numbers.given();
+        for number in given.filter(|number| !state.live.contains(number)) {
+            missing_is_fine(store.delete(container, &self.name.chunk(number)).await)?;
         }
-        super::missing_is_fine(store.sync(container).await)
+        missing_is_fine(store.sync(container).await)
     }
 
     async fn discard(&self) -> Result<()> {
         delete_objects(&self.shared, &self.name).await?;
         self.shared.catalog.removed(&self.name).await;
+        self.seal();
         Ok(())
     }
 
-    fn seal(&self) {}
-}
-
-impl ChunkedSink {
-    /// What is read back must be what was stored.
-    fn check(&self, index: u64, first: u64, blocks: &[(BlockKey, Block)]) -> Result<()> {
-        let at = self.digest_at(index, first);
-        let mut stored = vec![0; blocks.len() * DIGEST_BYTES];
-        self.digests
-            .read_exact_at(&mut stored, at)
-            .map_err(|e| spool::error(&e))?;
-        let found = blocks.iter().flat_map(|(_, block)| block.digests.iter());
-        if found.eq(stored.as_chunks::<DIGEST_BYTES>().0) {
-            return Ok(());
-        }
-        Err(Error::corrupt(
-            "read back",
-            format!("chunk {index} of backup {}", self.name.backup_id),
-            "it is not what was stored",
-        ))
+    fn seal(&self) {
+        let mut signs = self.signs.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(signs.take());
     }
 }
 
-/// Writes the text of a list of `count` hashes, taken from the file `digests`.
-fn write_hash_list(
-    file: File,
-    head: &[u8],
-    digests: &File,
-    count: u64,
-    tail: &[u8],
-) -> std::io::Result<Body> {
-    const PAGE: u64 = 4096;
-    let mut file = std::io::BufWriter::new(file);
-    file.write_all(head)?;
-    let mut page = vec![0; PAGE as usize * DIGEST_BYTES];
-    for first in (0..count).step_by(PAGE as usize) {
-        page.resize((count - first).min(PAGE) as usize * DIGEST_BYTES, 0);
-        digests.read_exact_at(&mut page, first * DIGEST_BYTES as u64)?;
-        let mut text = Vec::with_capacity(PAGE as usize * 72);
-        for (number, digest) in (first..).zip(page.as_chunks::<DIGEST_BYTES>().0) {
-            push_sha256_entry(&mut text, number == 0, digest);
-        }
-        file.write_all(&text)?;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_of_incremental_backups_fit_into_objects() {
+        let sha = 32768;
+        assert_eq!(incremental_chunk(sha, sha), sha);
+        assert_eq!(incremental_chunk(52_428_800, sha), 52_428_800);
+        // Cinder's default for posix, cut in 39.
+        assert_eq!(incremental_chunk(1_999_994_880, sha), 1_999_994_880 / 39);
+        // A prime number of blocks.
+        assert_eq!(incremental_chunk(104_729 * sha, sha), 1600 * sha);
+        // One block is more than that.
+        assert_eq!(incremental_chunk(1 << 30, 1 << 30), 1 << 30);
     }
-    file.write_all(tail)?;
-    let file = file
-        .into_inner()
-        .map_err(std::io::IntoInnerError::into_error)?;
-    Ok(Body::File {
-        length: file.metadata()?.len(),
-        file: Arc::new(file),
-    })
 }

@@ -1,0 +1,126 @@
+//! What an incremental backup is built on: which backup that is, and what has changed
+//! since. Only its list of hashes is read, none of its objects.
+
+use super::Shared;
+use super::hashlist::HashList;
+use super::image::ChunkedImage;
+use crate::driver::Backup;
+use crate::error::{Error, Kind, Result};
+use crate::format::{BackupName, Digest};
+use std::cmp::Reverse;
+use std::ops::Range;
+use std::sync::Arc;
+use tokio::sync::OnceCell;
+
+/// How many unfit backups are named to the user.
+const REASONS: usize = 3;
+
+/// See the module's page.
+pub struct Parent {
+    /// The backup itself.
+    pub backup: Arc<Backup>,
+    /// Where it lies.
+    pub name: Arc<BackupName>,
+    hashes: HashList,
+    image: OnceCell<ChunkedImage>,
+}
+
+impl Parent {
+    /// The newest backup of a volume that is fit to be a parent, as Cinder chooses it.
+    ///
+    /// # Errors
+    /// `Invalid` when none is fit; those of the store.
+    pub async fn newest(shared: &Shared, volume_id: &str) -> Result<Self> {
+        // What another program has just written counts, too.
+        shared.catalog.forget_listing().await;
+        let mut backups = shared.catalog.backups(volume_id).await?;
+        // Of two that are of the same second, the one that is built on the other is newer.
+        backups.sort_by_key(|backup| Reverse((backup.created_at, backup.depth)));
+        let mut reasons = Vec::new();
+        for backup in backups {
+            match Self::of(shared, &backup).await? {
+                Ok(parent) => return Ok(parent),
+                Err(reason) => reasons.push(format!("{} {reason}", backup.id)),
+            }
+        }
+        let reason = match reasons.len() {
+            0 => "the volume has no backup that it could be built on".to_owned(),
+            count => {
+                reasons.truncate(REASONS);
+                let more = match count - reasons.len() {
+                    0 => String::new(),
+                    more => format!(" (and {more} more)"),
+                };
+                format!("no backup can be its parent: {}{more}", reasons.join("; "))
+            }
+        };
+        let subject = format!("volume {volume_id} incrementally");
+        Err(Error::new(Kind::Invalid, "back up", subject, reason).advise("make a full backup"))
+    }
+
+    /// A backup as a parent, or why it cannot be one.
+    async fn of(shared: &Shared, backup: &Arc<Backup>) -> Result<Result<Self, String>> {
+        let id = &backup.id;
+        if let Some(fault) = &backup.fault {
+            return Ok(Err(format!("is damaged ({fault})")));
+        }
+        if shared.writing.holds(id) || shared.store.is_claimed(id).await? {
+            return Ok(Err("is still being written".to_owned()));
+        }
+        let name = match shared.catalog.name_of(backup).await {
+            Err(e) if e.kind() == Kind::NotFound => return Ok(Err("is gone".to_owned())),
+            other => other?,
+        };
+        let hashes = match shared.hashes_of(&name, Some(backup.generation)).await? {
+            Some(hashes) => hashes,
+            None => return Ok(Err("has no list of hashes that can be used".to_owned())),
+        };
+        let own = shared.options.sha_block_size;
+        if hashes.block_size() != own {
+            let theirs = hashes.block_size();
+            return Ok(Err(format!(
+                "has hashes of blocks of {theirs} bytes, and backup_sha_block_size_bytes is {own}"
+            )));
+        }
+        if let Err(e) = hashes.check_count(backup.size) {
+            return Ok(Err(format!("is damaged ({e})")));
+        }
+        Ok(Ok(Self {
+            backup: Arc::clone(backup),
+            name,
+            hashes,
+            image: OnceCell::new(),
+        }))
+    }
+
+    /// Its image, for who has to read back what was not changed.
+    ///
+    /// # Errors
+    /// As [`Shared::image`].
+    pub async fn image(&self, shared: &Shared) -> Result<&ChunkedImage> {
+        let open = || shared.image(&self.backup);
+        self.image.get_or_try_init(open).await
+    }
+
+    /// The runs of blocks, from block `first` on, whose digests are not those of the
+    /// parent: as numbers of blocks, counted from `first`.
+    ///
+    /// # Errors
+    /// Those of reading the parent's list.
+    pub async fn changes(&self, first: u64, digests: &[Digest]) -> Result<Vec<Range<u64>>> {
+        let blocks = first..first + digests.len() as u64;
+        let _held = self.hashes.load(blocks.clone()).await?;
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        for (number, digest) in (0..).zip(digests) {
+            // Behind its end, everything has changed.
+            if self.hashes.peek(first + number) == Some(*digest) {
+                continue;
+            }
+            match runs.last_mut() {
+                Some(run) if run.end == number => run.end += 1,
+                _ => runs.push(number..number + 1),
+            }
+        }
+        Ok(runs)
+    }
+}

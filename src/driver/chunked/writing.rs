@@ -1,0 +1,55 @@
+//! Which backups this process is writing, and on which parents: the one must not be built
+//! upon yet, the other not be deleted.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// See the module's page.
+#[derive(Debug, Default)]
+pub struct Writing {
+    /// Parents of the backups that are being written, by their ids.
+    parents: Mutex<HashMap<String, Option<String>>>,
+}
+
+/// One that is being written, until this is dropped.
+#[derive(Debug)]
+pub struct Entry {
+    writing: Arc<Writing>,
+    backup_id: String,
+}
+
+impl Writing {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Option<String>>> {
+        self.parents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A backup is begun.
+    pub fn begin(self: &Arc<Self>, backup_id: &str, parent_id: Option<&str>) -> Entry {
+        let parent = parent_id.map(str::to_owned);
+        self.lock().insert(backup_id.to_owned(), parent);
+        Entry {
+            writing: Arc::clone(self),
+            backup_id: backup_id.to_owned(),
+        }
+    }
+
+    /// Whether this backup is being written.
+    pub fn holds(&self, backup_id: &str) -> bool {
+        self.lock().contains_key(backup_id)
+    }
+
+    /// One that is being written and built on this backup.
+    pub fn child_of(&self, backup_id: &str) -> Option<String> {
+        let parents = self.lock();
+        let mut children = parents
+            .iter()
+            .filter(|(_, parent)| parent.as_deref() == Some(backup_id));
+        children.next().map(|(child, _)| child.clone())
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.writing.lock().remove(&self.backup_id);
+    }
+}
