@@ -20,6 +20,8 @@ use crate::error::{Error, Result};
 pub use crate::format::Timestamp;
 pub use crate::store::Space;
 use async_trait::async_trait;
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -114,6 +116,9 @@ pub trait BackupDriver: Send + Sync + Debug {
     /// Opens a backup for reading: its chain is resolved here, once.
     async fn open(&self, backup: &Backup) -> Result<Arc<dyn Content>>;
 
+    /// Whether a new backup on that basis may be built on one that is there.
+    fn is_incremental(&self, basis: Basis) -> bool;
+
     /// Begins a new backup of a volume.
     ///
     /// # Errors
@@ -160,6 +165,30 @@ pub trait BackupDriver: Send + Sync + Debug {
     /// # Errors
     /// `Unsupported` when that cannot be told.
     async fn changes(&self, from: &Backup, to: &Backup) -> Result<Vec<Range<u64>>>;
+}
+
+/// Sorts backups of a volume so that each comes before those that it is built on, and one
+/// that does not tell what it is built on before all others.
+pub fn leaves_first<T>(items: &mut [T], backup: impl Fn(&T) -> &Backup) {
+    let parents: HashMap<String, Option<String>> = items
+        .iter()
+        .map(&backup)
+        .map(|backup| (backup.id.clone(), backup.parent_id.clone()))
+        .collect();
+    let ancestors = |id: &str| {
+        let (mut count, mut next) = (0usize, Some(id));
+        while let Some(parent) = next.and_then(|id| parents.get(id)?.as_deref())
+            && count < parents.len()
+        {
+            (count, next) = (count + 1, Some(parent));
+        }
+        count
+    };
+    items.sort_by_cached_key(|item| {
+        let backup = backup(item);
+        let is_silent = backup.fault.is_some() && backup.parent_id.is_none();
+        (!is_silent, Reverse(ancestors(&backup.id)))
+    });
 }
 
 /// What every driver is given to work with.

@@ -20,14 +20,14 @@ pub use names::{file_names, volume_id_of, volume_name};
 pub use xattr::XattrError;
 
 use crate::budget::Budget;
-use crate::driver::{Backup, BackupDriver, Space};
+use crate::driver::{Backup, BackupDriver, Space, Timestamp};
 use crate::error::{Error, Kind, Result};
 use crate::image::{BlockCache, Buffers, ImageReader};
 use attr::Owner;
 use draft::Draft;
 use file::Handle;
 use node::{Node, Nodes};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -77,7 +77,19 @@ pub struct Tree {
     generations: Mutex<HashMap<u64, u64>>,
     /// Bytes of data of backups whose metadata does not tell, by inode.
     data_bytes: Mutex<HashMap<u64, u64>>,
+    /// What was refused last, in more words than an error number has.
+    refusals: Mutex<VecDeque<Refusal>>,
 }
+
+/// Something that was refused.
+#[derive(Debug, Clone)]
+struct Refusal {
+    at: Timestamp,
+    reason: String,
+}
+
+/// How many refusals `status.json` tells of.
+const REFUSALS: usize = 16;
 
 /// What none of the maps in a tree can be left half-changed by.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -104,6 +116,7 @@ impl Tree {
             readers: Mutex::default(),
             generations: Mutex::default(),
             data_bytes: Mutex::default(),
+            refusals: Mutex::default(),
         })
     }
 
@@ -150,6 +163,19 @@ impl Tree {
         let drafts = lock(&self.drafts);
         let here = |draft: &&Arc<Draft>| draft.backend == backend && draft.volume == volume;
         drafts.iter().filter(here).cloned().collect()
+    }
+
+    /// Tells why something was refused: the program sees a number alone.
+    fn tell_refusal(&self, error: &Error) {
+        tracing::warn!("{error}");
+        let mut refusals = lock(&self.refusals);
+        if refusals.len() >= REFUSALS {
+            refusals.pop_front();
+        }
+        refusals.push_back(Refusal {
+            at: Timestamp::now(),
+            reason: error.to_string(),
+        });
     }
 
     /// A backup by its id.
@@ -214,6 +240,7 @@ impl Node {
         match self {
             Self::Backend(backend)
             | Self::Volume(backend, _)
+            | Self::Drop(backend, _, _)
             | Self::Backup(backend, _, _)
             | Self::ControlBackend(backend)
             | Self::ControlVolume(backend, _)

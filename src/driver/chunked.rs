@@ -208,6 +208,14 @@ impl BackupDriver for ChunkedDriver {
         Ok(Arc::new(self.shared.image(backup).await?))
     }
 
+    fn is_incremental(&self, basis: Basis) -> bool {
+        match basis {
+            Basis::Full => false,
+            Basis::Newest => true,
+            Basis::Configured => self.shared.options.incremental == config::Incremental::Auto,
+        }
+    }
+
     async fn create(&self, volume_id: &str, basis: Basis) -> Result<Arc<dyn BackupSink>> {
         self.shared.store.check_writable().await?;
         let sink = ChunkedSink::new(&self.shared, volume_id, basis).await?;

@@ -94,10 +94,9 @@ impl ImageWriter {
         })
     }
 
-    fn check_range(&self, offset: u64, length: u64) -> Result<()> {
+    fn check_range(offset: u64, length: u64) -> Result<()> {
         match offset.checked_add(length) {
-            Some(end) if end <= self.size() => Ok(()),
-            Some(end) if end <= LARGEST_IMAGE => self.sink.admit_size(end),
+            Some(end) if end <= LARGEST_IMAGE => Ok(()),
             _ => Err(Error::new(
                 Kind::NoSpace,
                 "write",
@@ -107,11 +106,23 @@ impl ImageWriter {
         }
     }
 
+    /// Whether the image may grow to `size`.
+    fn admit(&self, state: &State, size: u64) -> Result<()> {
+        match size <= state.size {
+            true => Ok(()),
+            false => self.sink.admit_size(size),
+        }
+    }
+
     /// Writes at once, if nothing has to be waited for; else `None`, and nothing was
     /// written.
     pub fn try_write(&self, offset: u64, bytes: &[u8]) -> Option<Result<()>> {
         let mut state = self.state.try_lock().ok()?;
-        if state.failure.is_some() || self.check_range(offset, bytes.len() as u64).is_err() {
+        let length = bytes.len() as u64;
+        if state.failure.is_some()
+            || Self::check_range(offset, length).is_err()
+            || self.admit(&state, offset + length).is_err()
+        {
             return None;
         }
         self.reap_finished(&mut state);
@@ -147,7 +158,7 @@ impl ImageWriter {
     /// # Errors
     /// Of this write, or of an earlier one whose chunk could not be stored.
     pub async fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.check_range(offset, bytes.len() as u64)?;
+        Self::check_range(offset, bytes.len() as u64)?;
         let mut state = self.state.lock().await;
         let written = self.write_locked(&mut state, offset, bytes).await;
         Self::remember(&mut state, written)
@@ -163,6 +174,7 @@ impl ImageWriter {
     }
 
     async fn write_locked(&self, state: &mut State, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.admit(state, offset + bytes.len() as u64)?;
         let mut rest = bytes;
         for (index, within, length) in self.pieces(offset, bytes.len() as u64) {
             let Some((piece, behind)) = rest.split_at_checked(length) else {
@@ -251,13 +263,14 @@ impl ImageWriter {
     /// # Errors
     /// As [`ImageWriter::write`].
     pub async fn truncate(&self, size: u64) -> Result<()> {
-        self.check_range(size, 0)?;
+        Self::check_range(size, 0)?;
         let mut state = self.state.lock().await;
         let cut = self.truncate_locked(&mut state, size).await;
         Self::remember(&mut state, cut)
     }
 
     async fn truncate_locked(&self, state: &mut State, size: u64) -> Result<()> {
+        self.admit(state, size)?;
         if size < state.size {
             let chunk_size = self.sink.chunk_size();
             self.store_all(state).await?;
@@ -296,6 +309,11 @@ impl ImageWriter {
     pub async fn is_untouched(&self) -> bool {
         let state = self.state.lock().await;
         !state.ever_written && state.size == 0
+    }
+
+    /// Whether anything was written, or cut off, since it was last published.
+    pub async fn is_changed(&self) -> bool {
+        self.state.lock().await.changed
     }
 
     /// Makes all that was written a finished, durable backup. `None` when nothing has

@@ -191,10 +191,15 @@ impl Tree {
                 })
             })
             .collect();
+        let refused: Vec<Value> = lock(&self.refusals)
+            .iter()
+            .map(|refusal| json!({"at": refusal.at.to_python(), "reason": refusal.reason}))
+            .collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "backends": backends,
             "writing": writing,
+            "refused": refused,
             "memory": {
                 "budget_bytes": self.settings.budget.total(),
                 "used_bytes": self.settings.budget.used(),

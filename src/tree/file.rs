@@ -5,12 +5,16 @@ use super::draft::{Draft, GRACE};
 use super::folder::DirEntry;
 use super::node::Node;
 use super::{Tree, lock, names, not_found};
-use crate::driver::{Backup, Basis, Change};
+use crate::driver::{Backup, Change};
 use crate::error::{Error, Kind, Result};
 use crate::image::{ImageReader, ImageWriter};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+/// How often, and at what distance, it is looked whether a file that was written is closed.
+const SETTLING_LOOKS: u32 = 100;
+const SETTLING_LOOK: Duration = Duration::from_millis(10);
 
 /// Who asks.
 #[derive(Debug, Clone, Copy)]
@@ -96,7 +100,7 @@ impl Tree {
         name: &str,
         request: Request,
     ) -> Result<(Attr, Opened)> {
-        let Node::Volume(backend, volume) = self.nodes.get(parent)? else {
+        let Some((backend, volume, basis)) = self.nodes.get(parent)?.place_of_files() else {
             return Err(Error::new(
                 Kind::Denied,
                 "create",
@@ -106,10 +110,12 @@ impl Tree {
             .advise("make a folder for the volume in the backend's folder first"));
         };
         self.check_new_name(backend, &volume, name).await?;
-        let sink = self
-            .driver(backend)?
-            .create(&volume, Basis::Configured)
-            .await?;
+        let driver = self.driver(backend)?;
+        if driver.is_incremental(basis) {
+            self.settle(backend, &volume).await;
+        }
+        let created = driver.create(&volume, basis).await;
+        let sink = created.inspect_err(|e| self.tell_refusal(e))?;
         let writer = ImageWriter::new(sink, self.buffers());
         let draft = Arc::new(Draft::new(backend, &volume, name, writer, request.program));
         {
@@ -220,17 +226,24 @@ impl Tree {
         let this = |draft: &Arc<Draft>| {
             draft.backend == backend && draft.volume == volume && draft.id() == id
         };
-        let draft = drafts.iter().find(|draft| this(draft)).cloned();
-        let same_program = draft
+        let found = drafts.iter().find(|draft| this(draft)).cloned();
+        let same_program = found
             .as_ref()
             .is_some_and(|draft| request.program != 0 && request.program == draft.program);
         if mode == OpenMode::Write && !same_program {
             return Err(sealed("write to", format!("backup {id}")));
         }
-        let joined = draft.filter(|draft| same_program || draft.is_open());
+        let joined = found
+            .clone()
+            .filter(|draft| same_program || draft.is_open());
         match &joined {
             Some(draft) => draft.open(),
-            None => drafts.retain(|draft| !this(draft)),
+            None => {
+                drafts.retain(|draft| !this(draft));
+                if let Some(sealed) = found {
+                    sealed.writer.seal();
+                }
+            }
         }
         Ok(joined)
     }
@@ -389,7 +402,31 @@ impl Tree {
 
     /// From now on the backup is a record like any other, unless it is open again.
     fn seal(&self, draft: &Arc<Draft>) {
-        lock(&self.drafts).retain(|other| !Arc::ptr_eq(other, draft) || other.is_open());
+        let mut drafts = lock(&self.drafts);
+        if !draft.is_open() {
+            drafts.retain(|other| !Arc::ptr_eq(other, draft));
+            draft.writer.seal();
+        }
+    }
+
+    /// Backups of a volume that are written, but still wait for their program to come
+    /// back, stay as they are from now on: so that another one can be built on them. The
+    /// kernel tells of the last close a moment after the program was told that all is well.
+    async fn settle(&self, backend: usize, volume: &str) {
+        for draft in self.drafts_in(backend, volume) {
+            for _ in 0..SETTLING_LOOKS {
+                if !draft.is_open()
+                    || draft.published().is_none()
+                    || draft.writer.is_changed().await
+                {
+                    break;
+                }
+                tokio::time::sleep(SETTLING_LOOK).await;
+            }
+            if draft.published().is_some() {
+                self.seal(&draft);
+            }
+        }
     }
 
     /// Sets size or time of a file.

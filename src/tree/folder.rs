@@ -3,9 +3,9 @@
 use super::attr::{Attr, FileKind};
 use super::draft::Draft;
 use super::file::Handle;
-use super::node::Node;
+use super::node::{DropKind, Node};
 use super::{Tree, lock, names, not_found};
-use crate::driver::{Backup, Change};
+use crate::driver::{Backup, Basis, Change, leaves_first};
 use crate::error::{Error, Kind, Result};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -126,7 +126,11 @@ impl Tree {
                 }
                 Node::Volume(backend, volume)
             }
-            Node::Volume(backend, volume) => {
+            Node::Volume(backend, volume) if let Some(kind) = DropKind::of_name(name) => {
+                Node::Drop(backend, volume, kind)
+            }
+            // In a drop folder, too: rsync renames what it has written there.
+            Node::Volume(backend, volume) | Node::Drop(backend, volume, _) => {
                 let found = self.find_in_volume(backend, &volume, name).await?;
                 let id = found.ok_or_else(missing)?.id().to_owned();
                 Node::Backup(backend, volume, id)
@@ -248,8 +252,13 @@ impl Tree {
                     folder(names::volume_name(&volume), Node::Volume(*backend, volume));
                 }
             }
+            // What is in it is in the folder above.
+            Node::Drop(..) => {}
             Node::Volume(backend, volume) => {
-                for (name, backup) in self.listed_in(*backend, volume).await? {
+                let mut listed = self.listed_in(*backend, volume).await?;
+                // `rm -r` deletes in this order, and nothing that others are built on.
+                leaves_first(&mut listed, |(_, backup)| backup);
+                for (name, backup) in listed {
                     let node = Node::Backup(*backend, volume.clone(), backup.id.clone());
                     let ino = self.nodes.number(&node);
                     let known = lock(&self.data_bytes).get(&ino).copied();
@@ -367,7 +376,7 @@ impl Tree {
     /// # Errors
     /// `Dependents` while others are built on it; those of the driver.
     pub async fn unlink(&self, parent: u64, name: &str) -> Result<()> {
-        let Node::Volume(backend, volume) = self.nodes.get(parent)? else {
+        let Some((backend, volume, _)) = self.nodes.get(parent)?.place_of_files() else {
             let reason = "only backups can be deleted";
             return Err(Error::new(Kind::Denied, "delete", name, reason));
         };
@@ -376,7 +385,7 @@ impl Tree {
             Found::Backup(backup) => self.driver(backend)?.delete(&backup).await,
             Found::Draft(draft) => self.unlink_draft(&draft).await,
         };
-        deleted.inspect_err(|e| tracing::warn!("{e}"))?;
+        deleted.inspect_err(|e| self.tell_refusal(e))?;
         // `rm -r` goes on to remove the folder, and finds it.
         lock(&self.made).insert((backend, volume));
         Ok(())
@@ -406,11 +415,18 @@ impl Tree {
     /// never replaced by another.
     pub async fn rename(&self, from: (u64, &str), to: (u64, &str)) -> Result<()> {
         let (source, target) = (self.nodes.get(from.0)?, self.nodes.get(to.0)?);
-        if source != target || matches!(source, Node::Root | Node::Backend(_)) {
+        let place = |node: &Node| {
+            let (backend, volume, _) = node.place_of_files()?;
+            Some((backend, volume))
+        };
+        let (source_place, target_place) = (place(&source), place(&target));
+        let is_folder = matches!(source, Node::Root | Node::Backend(_))
+            || matches!(source, Node::Volume(..)) && DropKind::of_name(from.1).is_some();
+        if source_place != target_place || is_folder {
             let reason = "a backup stays in its volume, and a volume keeps its id";
             return Err(Error::new(Kind::CrossDevice, "rename", from.1, reason));
         }
-        let Node::Volume(backend, volume) = source else {
+        let Some((backend, volume)) = source_place else {
             return Err(Error::new(
                 Kind::Denied,
                 "rename",
@@ -447,6 +463,22 @@ impl Tree {
                 .advise("delete it first, or choose another name"));
         }
         Ok(())
+    }
+}
+
+impl Node {
+    /// The volume whose backups are the files in this folder, and what a new file becomes.
+    pub(super) fn place_of_files(&self) -> Option<(usize, String, Basis)> {
+        match self {
+            Self::Volume(backend, volume) => Some((*backend, volume.clone(), Basis::Configured)),
+            Self::Drop(backend, volume, DropKind::Full) => {
+                Some((*backend, volume.clone(), Basis::Full))
+            }
+            Self::Drop(backend, volume, DropKind::Incremental) => {
+                Some((*backend, volume.clone(), Basis::Newest))
+            }
+            _ => None,
+        }
     }
 }
 

@@ -7,6 +7,26 @@ use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::sync::Mutex;
 
+/// What a file becomes that is written into a drop folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DropKind {
+    /// A full backup.
+    Full,
+    /// An incremental one.
+    Incremental,
+}
+
+impl DropKind {
+    /// The kind of the folder of this name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        match name {
+            ".full" => Some(Self::Full),
+            ".incremental" => Some(Self::Incremental),
+            _ => None,
+        }
+    }
+}
+
 /// A thing in the tree, by what it is and not by what it is called.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Node {
@@ -16,6 +36,8 @@ pub enum Node {
     Backend(usize),
     /// The folder of a volume, by its id.
     Volume(usize, String),
+    /// A folder in that, into which a backup of that kind can be written.
+    Drop(usize, String, DropKind),
     /// A backup, by volume and id.
     Backup(usize, String, String),
     /// `/.cinderfs`
