@@ -1,0 +1,81 @@
+//! What a driver lists, and how soon it sees what others do.
+
+use crate::Place;
+use crate::common::cinder::{Cinder, put};
+use crate::common::library::{Dice, options};
+use cinderfs::driver::chunked::Options;
+use cinderfs::driver::{BackupDriver, Change};
+use cinderfs::error::Kind;
+use std::time::Duration;
+
+pub async fn lists_nothing_without_metadata(place: &Place) {
+    let made = Cinder::new(place.layout, "zlib");
+    let store = place.store.as_ref();
+    let made = made
+        .back_up(store, "v", &Dice(1).image(100_000), None)
+        .await;
+    put(
+        store,
+        &made.container,
+        &format!("{}.tmp", made.metadata()),
+        b"{}".to_vec(),
+    )
+    .await;
+    store
+        .delete(&made.container, &made.metadata())
+        .await
+        .unwrap();
+    let rooms = place.rooms();
+    assert_eq!(rooms.driver.volumes().await.unwrap(), [""; 0]);
+    assert_eq!(rooms.driver.backups("v").await.unwrap().len(), 0);
+    assert_eq!(rooms.driver.backups("unheard of").await.unwrap().len(), 0);
+}
+
+pub async fn shows_what_others_do(place: &Place) {
+    let (one, other) = (place.rooms(), place.rooms());
+    assert_eq!(one.driver.volumes().await.unwrap(), [""; 0]);
+    let backup = other.write("v", b"data").await;
+    assert_eq!(one.driver.volumes().await.unwrap(), ["v"]);
+    assert_eq!(one.read_all("v", &backup.id).await.unwrap(), b"data");
+    let renamed = Change {
+        name: Some("renamed".into()),
+        ..Change::default()
+    };
+    other.driver.update(&backup, renamed).await.unwrap();
+    assert_eq!(
+        one.find("v", &backup.id).await.name.as_deref(),
+        Some("renamed")
+    );
+    other.driver.delete(&backup).await.unwrap();
+    assert_eq!(one.driver.backups("v").await.unwrap().len(), 0);
+    // Within list_ttl, what the driver itself does shows at once all the same.
+    let slow = place.with(Options {
+        list_ttl: Duration::from_secs(3600),
+        ..options(place.layout)
+    });
+    assert_eq!(slow.driver.backups("v").await.unwrap().len(), 0);
+    let backup = slow.write("v", b"own").await;
+    assert_eq!(slow.read_all("v", &backup.id).await.unwrap(), b"own");
+    other.write("w", b"other").await;
+    assert_eq!(slow.driver.volumes().await.unwrap(), ["v"]);
+    slow.driver.delete(&backup).await.unwrap();
+    assert_eq!(slow.driver.backups("v").await.unwrap().len(), 0);
+}
+
+pub async fn tells_of_a_backup_that_is_gone(place: &Place) {
+    let (one, other) = (place.rooms(), place.rooms());
+    let backup = one.write("v", b"data").await;
+    other.driver.backups("v").await.unwrap();
+    one.driver.delete(&backup).await.unwrap();
+    for driver in [&one.driver, &other.driver] {
+        let kinds = [
+            driver.open(&backup).await.err().map(|e| e.kind()),
+            driver
+                .update(&backup, Change::default())
+                .await
+                .err()
+                .map(|e| e.kind()),
+        ];
+        assert_eq!(kinds, [Some(Kind::NotFound); 2]);
+    }
+}

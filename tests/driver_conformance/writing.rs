@@ -1,0 +1,204 @@
+//! What becomes of the chunks that a driver is given.
+
+use crate::common::cinder::get;
+use crate::common::library::{Dice, compressed, described, options};
+use crate::{Place, chunk, store_all};
+use cinderfs::driver::{BackupDriver, Basis, ChunkData, Description};
+use cinderfs::error::Kind;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+pub async fn publishes_what_was_stored(place: &Place) {
+    for length in [0, 1, 4096, 65_536, 65_537, 300_000] {
+        for compression in ["none", "zlib", "bz2", "zstd"] {
+            let rooms = place.with(compressed(place.layout, compression));
+            let image = Dice(length as u64 + 1).image(length);
+            let sink = rooms.driver.create("vol", Basis::Full).await.unwrap();
+            store_all(sink.as_ref(), &image).await.unwrap();
+            let description = Description {
+                name: "täglich.img".into(),
+                description: Some("☃".into()),
+                modified: Some(SystemTime::UNIX_EPOCH + Duration::new(5, 6)),
+            };
+            let published = sink.publish(length as u64, &description).await.unwrap();
+            assert_eq!(published.id, sink.backup_id());
+            // A driver that knows nothing yet.
+            let rooms = place.rooms();
+            assert!(
+                rooms
+                    .driver
+                    .volumes()
+                    .await
+                    .unwrap()
+                    .contains(&"vol".into())
+            );
+            let backup = rooms.find("vol", &published.id).await;
+            assert_eq!(backup.size, length as u64);
+            assert_eq!(backup.name.as_deref(), Some("täglich.img"));
+            assert!(backup.written_as_file);
+            assert_eq!(backup.description.as_deref(), Some("☃"));
+            assert_eq!(backup.modified, description.modified);
+            assert_eq!(backup.object_count, length.div_ceil(65_536) as u64);
+            assert_eq!((backup.depth, &backup.parent_id), (0, &None));
+            let data = image
+                .chunks(4096)
+                .filter(|block| block.iter().any(|b| *b != 0));
+            let data: usize = data.map(<[u8]>::len).sum();
+            assert_eq!(backup.data_bytes, Some(data as u64));
+            let reader = rooms.open(&backup).await.unwrap();
+            assert_eq!(reader.data_bytes().await.unwrap(), data as u64);
+            assert!(rooms.read_all("vol", &backup.id).await.unwrap() == image);
+            let mut stored = 0;
+            for number in 1..=backup.object_count {
+                let name = format!("{}-{number:05}", backup.service_metadata);
+                stored += place
+                    .store
+                    .stat(&backup.container, &name)
+                    .await
+                    .unwrap()
+                    .size;
+            }
+            assert_eq!(backup.stored_bytes, Some(stored));
+        }
+    }
+}
+
+pub async fn takes_chunks_in_any_order(place: &Place) {
+    let rooms = place.rooms();
+    let image = Dice(1).image(400_000);
+    let sink = rooms.driver.create("v", Basis::Full).await.unwrap();
+    for index in [6u64, 2, 0, 5, 1, 3] {
+        let start = index as usize * 65_536;
+        let bytes = &image[start..image.len().min(start + 65_536)];
+        sink.store(index, ChunkData::Zero(bytes.len() as u64))
+            .await
+            .unwrap();
+        sink.store(index, chunk(bytes)).await.unwrap();
+        let loaded = sink.load(index).await.unwrap().unwrap();
+        let mut read = vec![0; bytes.len()];
+        assert_eq!(loaded.len(), bytes.len() as u64);
+        loaded.read_at(0, &mut read).unwrap();
+        assert!(read == bytes);
+    }
+    assert!(sink.load(4).await.unwrap().is_none());
+    let mut image = image;
+    image[4 * 65_536..5 * 65_536].fill(0);
+    let backup = sink.publish(400_000, &described("a")).await.unwrap();
+    assert!(rooms.read_all("v", &backup.id).await.unwrap() == image);
+    // Numbers and order are Cinder's.
+    let text = get(
+        place.store.as_ref(),
+        &backup.container,
+        &format!("{}_metadata", backup.service_metadata),
+    )
+    .await;
+    let document: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let names: Vec<String> = document["objects"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry.as_object().unwrap().keys().next().unwrap().clone())
+        .collect();
+    let expected: Vec<String> = (1..=7)
+        .map(|n| format!("{}-{n:05}", backup.service_metadata))
+        .collect();
+    assert_eq!(names, expected);
+}
+
+pub async fn publishes_again(place: &Place) {
+    let rooms = place.rooms();
+    let mut image = Dice(1).image(200_000);
+    let sink = rooms.driver.create("v", Basis::Full).await.unwrap();
+    // As the first FLUSH of a new file does.
+    let empty = sink.publish(0, &described("a")).await.unwrap();
+    assert_eq!(empty.size, 0);
+    store_all(sink.as_ref(), &image).await.unwrap();
+    let one = sink.publish(200_000, &described("a")).await.unwrap();
+    assert!(rooms.read_all("v", &one.id).await.unwrap() == image);
+    image[70_000] ^= 1;
+    sink.store(1, chunk(&image[65_536..131_072])).await.unwrap();
+    let two = sink.publish(200_000, &described("b")).await.unwrap();
+    assert_eq!((&two.id, two.name.as_deref()), (&one.id, Some("b")));
+    assert!(rooms.read_all("v", &two.id).await.unwrap() == image);
+    sink.remove(3).await.unwrap();
+    sink.remove(2).await.unwrap();
+    let three = sink.publish(131_072, &described("b")).await.unwrap();
+    assert!(rooms.read_all("v", &three.id).await.unwrap() == image[..131_072]);
+    assert_eq!(rooms.driver.backups("v").await.unwrap().len(), 1);
+    assert!(place.rooms().read_all("v", &three.id).await.unwrap() == image[..131_072]);
+    // Two chunks, list and metadata: what nothing names is gone.
+    assert_eq!(place.objects().await.len(), 4);
+}
+
+pub async fn two_rewritten_chunks_never_share_an_object(place: &Place) {
+    let mut options = options(place.layout);
+    options.object_size = 4096;
+    let rooms = place.with(options);
+    let sink = rooms.driver.create("v", Basis::Full).await.unwrap();
+    let mut dice = Dice(2);
+    let mut image = dice.text(40 * 4096);
+    store_all(sink.as_ref(), &image).await.unwrap();
+    for _ in 0..5 {
+        sink.publish(image.len() as u64, &described("a"))
+            .await
+            .unwrap();
+        let mut stores = tokio::task::JoinSet::new();
+        for index in 0..40 {
+            let text = dice.text(4096);
+            image
+                .splice(index * 4096..(index + 1) * 4096, text.iter().copied())
+                .for_each(drop);
+            let sink = Arc::clone(&sink);
+            stores.spawn(async move { sink.store(index as u64, chunk(&text)).await });
+        }
+        while let Some(stored) = stores.join_next().await {
+            stored.unwrap().unwrap();
+        }
+    }
+    let backup = sink
+        .publish(image.len() as u64, &described("a"))
+        .await
+        .unwrap();
+    assert!(rooms.read_all("v", &backup.id).await.unwrap() == image);
+    assert_eq!(place.objects().await.len(), 42);
+}
+
+pub async fn refuses_what_is_incomplete(place: &Place) {
+    let rooms = place.rooms();
+    let sink = rooms.driver.create("v", Basis::Full).await.unwrap();
+    sink.store(0, chunk(b"short")).await.unwrap();
+    let error = sink.publish(100_000, &described("a")).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Invalid);
+    assert_eq!(rooms.driver.backups("v").await.unwrap().len(), 0);
+    let backup = sink.publish(5, &described("a")).await.unwrap();
+    assert_eq!(rooms.read_all("v", &backup.id).await.unwrap(), b"short");
+}
+
+pub async fn discards(place: &Place) {
+    let rooms = place.rooms();
+    let kept = rooms.write("v", b"kept").await;
+    let objects = place.objects().await;
+    for publish in [false, true] {
+        let sink = rooms.driver.create("v", Basis::Full).await.unwrap();
+        store_all(sink.as_ref(), &Dice(1).image(200_000))
+            .await
+            .unwrap();
+        if publish {
+            sink.publish(200_000, &described("a")).await.unwrap();
+        }
+        sink.discard().await.unwrap();
+        assert_eq!(place.objects().await, objects);
+        let left = rooms.driver.backups("v").await.unwrap();
+        assert_eq!(left.iter().map(|b| &b.id).collect::<Vec<_>>(), [&kept.id]);
+    }
+    // Of nothing, too.
+    rooms
+        .driver
+        .create("v", Basis::Full)
+        .await
+        .unwrap()
+        .discard()
+        .await
+        .unwrap();
+    assert_eq!(place.objects().await, objects);
+}
