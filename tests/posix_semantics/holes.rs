@@ -15,7 +15,6 @@ const LAYOUT: [(u64, u64, bool); 5] = [
     (65, 100, false),
     (100, 101, true),
 ];
-
 const BLOCK: u64 = 32_768;
 
 pub fn holey_image() -> Vec<u8> {

@@ -1,0 +1,56 @@
+//! What must be true of one file.
+
+use std::time::{Duration, Instant};
+
+/// A program may open what it has closed for writing again for ten seconds. Around that
+/// either answer is right.
+const SURELY_OPEN: Duration = Duration::from_secs(7);
+const SURELY_SEALED: Duration = Duration::from_secs(14);
+
+/// A file, as it must be.
+#[derive(Default)]
+pub struct ModelFile {
+    pub data: Vec<u8>,
+    pub ever_written: bool,
+    /// It is listed: it was closed or synced with something in it, or closed for good.
+    pub published: bool,
+    pub unlinked: bool,
+    /// What utimens set.
+    pub mtime: Option<(i64, i64)>,
+    /// The last close; `None` in a file that was there when the store was mounted.
+    pub closed: Option<Instant>,
+    pub handles: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reopens {
+    Yes,
+    No,
+    Perhaps,
+}
+
+impl ModelFile {
+    pub fn reopens(&self) -> Reopens {
+        match self.closed {
+            _ if self.handles > 0 => Reopens::Yes,
+            None => Reopens::No,
+            Some(closed) if closed.elapsed() < SURELY_OPEN => Reopens::Yes,
+            Some(closed) if closed.elapsed() > SURELY_SEALED => Reopens::No,
+            Some(_) => Reopens::Perhaps,
+        }
+    }
+
+    /// A flush makes a backup of it, unless nothing was ever written.
+    pub fn flush(&mut self) {
+        self.published |= self.ever_written || !self.data.is_empty();
+    }
+
+    pub fn write(&mut self, at: usize, bytes: &[u8]) {
+        if self.data.len() < at + bytes.len() {
+            self.data.resize(at + bytes.len(), 0);
+        }
+        self.data[at..at + bytes.len()].copy_from_slice(bytes);
+        self.ever_written = true;
+        self.mtime = None;
+    }
+}

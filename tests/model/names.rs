@@ -1,0 +1,169 @@
+//! Operations on names: volumes and files are made, opened, renamed, deleted.
+
+use crate::common::mount::errno;
+use crate::file::{ModelFile, Reopens};
+use crate::world::{Open, World};
+use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
+use std::fs::{self, OpenOptions};
+
+impl World<'_> {
+    pub fn make_volume(&mut self) {
+        let volume = self.any_volume();
+        let expected = if self.has(volume) { libc::EEXIST } else { 0 };
+        self.tell(format!("mkdir {volume}"));
+        assert_eq!(errno(fs::create_dir(self.volume_path(volume))), expected);
+        if expected == 0 {
+            self.volumes.push(volume);
+        }
+    }
+
+    pub fn remove_volume(&mut self) {
+        let volume = self.any_volume();
+        let expected = if !self.has(volume) {
+            libc::ENOENT
+        } else if self.names.keys().any(|(of, _)| *of == volume) {
+            libc::ENOTEMPTY
+        } else {
+            0
+        };
+        self.tell(format!("rmdir {volume}"));
+        assert_eq!(errno(fs::remove_dir(self.volume_path(volume))), expected);
+        if expected == 0 {
+            self.volumes.retain(|other| *other != volume);
+        }
+    }
+
+    pub fn create(&mut self) {
+        let name = self.any_name();
+        let expected = if !self.has(name.0) {
+            libc::ENOENT
+        } else if self.names.contains_key(&name) {
+            libc::EEXIST
+        } else {
+            0
+        };
+        self.tell(format!("create {name:?} -> file {}", self.files.len()));
+        let mut options = OpenOptions::new();
+        let made = options
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(self.path(name));
+        match made {
+            Ok(file) => {
+                assert_eq!(expected, 0);
+                let id = self.files.len();
+                self.files.push(ModelFile {
+                    handles: 1,
+                    ..ModelFile::default()
+                });
+                self.names.insert(name, id);
+                self.open.push(Open { file, id });
+                for _ in 0..self.dice.below(6) {
+                    self.change_open(self.open.len() - 1);
+                }
+            }
+            Err(e) => assert_eq!(e.raw_os_error(), Some(expected)),
+        }
+    }
+
+    /// Opens what is there for writing, as qemu-img does.
+    pub fn reopen(&mut self) {
+        let name = self.likely_name();
+        let truncate = self.dice.below(4) == 0;
+        self.tell(format!("open {name:?} for writing, truncate {truncate}"));
+        let mut options = OpenOptions::new();
+        let opened = options
+            .read(true)
+            .write(true)
+            .truncate(truncate)
+            .open(self.path(name));
+        let Some(id) = self.names.get(&name).copied() else {
+            assert_eq!(errno(opened), libc::ENOENT);
+            return;
+        };
+        let model = &mut self.files[id];
+        match (opened, model.reopens()) {
+            (Ok(file), Reopens::Yes | Reopens::Perhaps) => {
+                model.handles += 1;
+                if truncate {
+                    model.mtime = None;
+                    model.data.clear();
+                }
+                self.open.push(Open { file, id });
+            }
+            (Err(e), Reopens::No | Reopens::Perhaps) => {
+                let refused = [Some(libc::EPERM), Some(libc::EACCES)];
+                assert!(refused.contains(&e.raw_os_error()), "{e}");
+                model.closed = None;
+            }
+            (result, expected) => {
+                panic!("file {id}: {:?}, but reopens: {expected:?}", result.err())
+            }
+        }
+    }
+
+    pub fn rename(&mut self) {
+        let from = self.likely_name();
+        let to = if self.dice.below(4) == 0 {
+            self.any_name()
+        } else {
+            (from.0, self.any_name().1)
+        };
+        self.tell(format!("rename {from:?} to {to:?}"));
+        let expected = if !self.names.contains_key(&from) || !self.has(to.0) {
+            libc::ENOENT
+        } else if from == to {
+            0
+        } else if from.0 != to.0 {
+            libc::EXDEV
+        } else if self.names.contains_key(&to) {
+            libc::EEXIST
+        } else {
+            0
+        };
+        assert_eq!(errno(fs::rename(self.path(from), self.path(to))), expected);
+        if expected == 0 {
+            let id = self.names.remove(&from).unwrap();
+            self.names.insert(to, id);
+        }
+    }
+
+    pub fn unlink(&mut self) {
+        let name = self.likely_name();
+        self.tell(format!("unlink {name:?}"));
+        let expected = if self.names.contains_key(&name) {
+            0
+        } else {
+            libc::ENOENT
+        };
+        assert_eq!(errno(fs::remove_file(self.path(name))), expected);
+        if let Some(id) = self.names.remove(&name) {
+            self.files[id].unlinked = true;
+        }
+    }
+
+    pub fn set_time(&mut self) {
+        let name = self.likely_name();
+        let (tv_sec, tv_nsec) = (
+            self.dice.below(8_000_000_000) as i64 - 4_000_000_000,
+            self.dice.below(1_000_000_000) as i64,
+        );
+        self.tell(format!("utimens {name:?} {tv_sec}.{tv_nsec:09}"));
+        let times = Timestamps {
+            last_access: Timespec {
+                tv_sec: 0,
+                tv_nsec: UTIME_OMIT,
+            },
+            last_modification: Timespec { tv_sec, tv_nsec },
+        };
+        let flags = rustix::fs::AtFlags::empty();
+        let set = rustix::fs::utimensat(rustix::fs::CWD, self.path(name), &times, flags);
+        let Some(id) = self.names.get(&name) else {
+            assert_eq!(set, Err(rustix::io::Errno::NOENT));
+            return;
+        };
+        set.unwrap();
+        self.files[*id].mtime = Some((tv_sec, tv_nsec));
+    }
+}
