@@ -1,0 +1,54 @@
+//! The command line: what each command prints, how it ends, and what it says when it
+//! cannot do what it was asked.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod configuration;
+mod listing;
+mod mounting;
+
+use common::mount::{Lab, fail, run};
+use std::process::Command;
+
+/// Exit code for what the user can put right.
+pub const USAGE: i32 = 2;
+
+/// Runs a command that must fail, with one line that holds all of `words`.
+pub fn check_refused(command: &mut Command, code: i32, words: &[&str]) {
+    let (found, said) = fail(command);
+    for word in words {
+        assert!(said.contains(word), "no {word:?} in: {said}");
+    }
+    assert_eq!(found, code, "{said}");
+    assert_eq!(said.trim_end().lines().count(), 1, "{said}");
+    assert!(said.starts_with("cinderfs: cannot "), "{said}");
+}
+
+pub fn mount_arguments(lab: &Lab) -> [String; 4] {
+    let text = |path: std::path::PathBuf| path.display().to_string();
+    [
+        "mount".into(),
+        "--config".into(),
+        text(lab.config()),
+        text(lab.path("mnt")),
+    ]
+}
+
+#[test]
+fn usage() {
+    let lab = Lab::new();
+    assert!(run(&mut lab.cinderfs(&["--help"])).contains("mount"));
+    assert!(run(&mut lab.cinderfs(&["mount", "--help"])).contains("--foreground"));
+    let version = format!("cinderfs {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(run(&mut lab.cinderfs(&["--version"])), version);
+    for arguments in [
+        &[][..],
+        &["mnt"],
+        &["mount"],
+        &["mount", "--frob", "x"],
+        &["show"],
+    ] {
+        assert_eq!(fail(&mut lab.cinderfs(arguments)).0, USAGE, "{arguments:?}");
+    }
+}
