@@ -523,3 +523,9 @@ pub fn names(folder: &Path) -> Vec<String> {
     names.sort_unstable();
     names
 }
+
+/// How many files there are below a folder.
+pub fn files_in(folder: &Path) -> usize {
+    let found = run(&mut shell(r#"find "$1" -type f | wc -l"#, &[folder]));
+    found.trim().parse().unwrap()
+}

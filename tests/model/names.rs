@@ -4,7 +4,7 @@ use crate::common::mount::errno;
 use crate::file::{ModelFile, Reopens};
 use crate::world::{Open, World};
 use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 
 impl World<'_> {
     pub fn make_volume(&mut self) {
@@ -43,13 +43,7 @@ impl World<'_> {
             0
         };
         self.tell(format!("create {name:?} -> file {}", self.files.len()));
-        let mut options = OpenOptions::new();
-        let made = options
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(self.path(name));
-        match made {
+        match File::create_new(self.path(name)) {
             Ok(file) => {
                 assert_eq!(expected, 0);
                 let id = self.files.len();

@@ -2,18 +2,13 @@
 
 use crate::common::golden::Tree;
 use crate::common::library::Dice;
-use crate::common::mount::{Holder, Lab, MIB, command, errno, names, run, shell, wait_for, write};
+use crate::common::mount::{
+    Holder, Lab, MIB, command, errno, files_in, names, run, shell, wait_for, write,
+};
 use crate::common::store_check::{count, read_store};
 use crate::{cat, text};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
-
-/// How many files there are below a folder.
-fn files_in(folder: &Path) -> usize {
-    let found = run(&mut shell(r#"find "$1" -type f | wc -l"#, &[folder]));
-    found.trim().parse().unwrap()
-}
 
 #[test]
 fn unlink_rmdir_and_rm() {
@@ -55,13 +50,7 @@ fn a_file_that_is_deleted_while_it_is_open_lives_on_until_it_is_closed() {
     let lab = Lab::new();
     let mount = lab.mount();
     let path = mount.volume("v").join("a");
-    let mut options = OpenOptions::new();
-    let file = options
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)
-        .unwrap();
+    let file = File::create_new(&path).unwrap();
     file.write_all_at(&Dice(1).noise(3 * MIB), 0).unwrap();
     file.sync_all().unwrap();
     assert_eq!(count(&lab.store()), 1);

@@ -3,7 +3,7 @@
 use crate::cat;
 use crate::common::mount::{Lab, run, wait_for};
 use crate::holes::holey_image;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
@@ -50,13 +50,7 @@ fn files_can_be_mapped() {
     let mount = lab.mount();
     let path = mount.volume("v").join("a");
     let mut image = holey_image();
-    let mut options = OpenOptions::new();
-    let file = options
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)
-        .unwrap();
+    let file = File::create_new(&path).unwrap();
     file.write_all_at(&image, 0).unwrap();
     let mut map = Map::new(&file, true);
     map.bytes()[5000..5005].copy_from_slice(b"hello");

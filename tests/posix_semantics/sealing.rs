@@ -4,7 +4,7 @@ use crate::common::library::Dice;
 use crate::common::mount::{Holder, Lab, MIB, command, errno, fail, names, run, shell, write};
 use crate::common::store_check::{SMALL_ZLIB, count, read_store};
 use crate::{cat, text};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 
@@ -91,12 +91,7 @@ fn what_is_written_can_be_read_at_once() {
     let mount = lab.mount();
     let path = mount.volume("v").join("a");
     let data = Dice(3).image(2 * MIB + 100);
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)
-        .unwrap();
+    let mut file = File::create_new(&path).unwrap();
     file.write_all(&data).unwrap();
     assert_eq!(file.metadata().unwrap().len(), data.len() as u64);
     assert_eq!(path.metadata().unwrap().len(), data.len() as u64);
