@@ -174,7 +174,7 @@ impl ChunkedSink {
                 let bytes = |run: Range<u64>| run.start * sha..(run.end * sha).min(length);
                 runs.into_iter().map(bytes).collect()
             }
-            None => vec![0..length],
+            None => std::iter::once(0..length).collect(),
         };
         let preferred = parent.is_none().then_some(index + 1);
         let numbers = {
@@ -391,7 +391,7 @@ fn incremental_chunk(object_size: u64, sha: u64) -> u64 {
     }
     let blocks = object_size / sha;
     let most = (LARGEST_INCREMENTAL / sha).max(1);
-    let fitting = (most / 2..=most).rev().find(|some| blocks % some == 0);
+    let fitting = (most / 2..=most).rev().find(|some| blocks.is_multiple_of(*some));
     fitting.unwrap_or(most) * sha
 }
 
