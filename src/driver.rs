@@ -8,6 +8,7 @@
 mod check;
 pub mod chunked;
 mod content;
+mod quota;
 mod sink;
 
 pub use check::{Garbage, GarbageKind, Progress, Verdict};
@@ -205,9 +206,10 @@ pub struct Resources {
 /// # Errors
 /// When its store cannot be used as configured.
 pub fn build(backend: &config::Backend, resources: &Resources) -> Result<Arc<dyn BackupDriver>> {
-    Ok(match &backend.driver {
+    let driver = match &backend.driver {
         config::Driver::Posix(options) => {
             Arc::new(chunked::posix(options, &backend.common, resources)?)
         }
-    })
+    };
+    Ok(quota::LimitedDriver::wrap(driver, backend.common.quotas))
 }

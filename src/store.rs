@@ -116,6 +116,8 @@ pub struct Space {
     pub total: u64,
     /// What is free for us, in bytes.
     pub free: u64,
+    /// How many backups there may be, and how many more, where that is limited.
+    pub files: Option<(u64, u64)>,
 }
 
 /// Named bytes in named containers. Container names may have slashes in some stores.

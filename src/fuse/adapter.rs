@@ -432,7 +432,17 @@ impl Filesystem for Adapter {
             Ok(space) => {
                 let (total, free) = space.map_or((0, 0), |space| (space.total, space.free));
                 let (total, free) = (total / BLOCK, free / BLOCK);
-                reply.statfs(total, free, free, 0, 0, BLOCK as u32, 255, BLOCK as u32);
+                let (files, left) = space.and_then(|space| space.files).unwrap_or_default();
+                reply.statfs(
+                    total,
+                    free,
+                    free,
+                    files,
+                    left,
+                    BLOCK as u32,
+                    255,
+                    BLOCK as u32,
+                );
             }
             Err(e) => reply.error(errno_of(&e)),
         });

@@ -396,6 +396,7 @@ impl ObjectStore for PosixStore {
             Ok(Some(Space {
                 total: stat.f_blocks.saturating_mul(stat.f_frsize),
                 free: stat.f_bavail.saturating_mul(stat.f_frsize),
+                files: None,
             }))
         })
         .await

@@ -24,6 +24,7 @@ use crate::task::blocking;
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::iter;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, PoisonError};
@@ -167,14 +168,14 @@ impl ChunkedSink {
             Ok((data, hashed))
         })
         .await?;
-        let runs = match parent {
+        let runs: Vec<Range<u64>> = match parent {
             Some(parent) => {
                 let first = index * (self.chunk_size / sha);
                 let runs = parent.changes(first, &hashed.digests).await?;
                 let bytes = |run: Range<u64>| run.start * sha..(run.end * sha).min(length);
                 runs.into_iter().map(bytes).collect()
             }
-            None => std::iter::once(0..length).collect(),
+            None => iter::once(0..length).collect(),
         };
         let preferred = parent.is_none().then_some(index + 1);
         let numbers = {
@@ -391,7 +392,9 @@ fn incremental_chunk(object_size: u64, sha: u64) -> u64 {
     }
     let blocks = object_size / sha;
     let most = (LARGEST_INCREMENTAL / sha).max(1);
-    let fitting = (most / 2..=most).rev().find(|some| blocks.is_multiple_of(*some));
+    let fitting = (most / 2..=most)
+        .rev()
+        .find(|some| blocks.is_multiple_of(*some));
     fitting.unwrap_or(most) * sha
 }
 
