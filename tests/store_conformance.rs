@@ -30,6 +30,8 @@ macro_rules! every_store {
                 stores_files
                 stores_many_at_a_time
                 limits_what_is_read_whole
+                shows_what_is_claimed
+                has_no_leftovers_of_what_is_stored
             }
         }
     )*};
@@ -244,6 +246,29 @@ async fn limits_what_is_read_whole(store: &dyn ObjectStore) {
     assert_eq!(error.kind(), Kind::Corrupt);
 }
 
+async fn shows_what_is_claimed(store: &dyn ObjectStore) {
+    assert!(!store.is_claimed("one").await.unwrap());
+    let one = store.claim("one").await.unwrap();
+    let again = store.claim("one").await.unwrap();
+    assert!(store.is_claimed("one").await.unwrap());
+    assert!(!store.is_claimed("two").await.unwrap());
+    drop(one);
+    assert!(store.is_claimed("one").await.unwrap());
+    assert_eq!(store.leftovers().await.unwrap(), []);
+    drop(again);
+    assert!(!store.is_claimed("one").await.unwrap());
+    assert_eq!(store.leftovers().await.unwrap(), []);
+}
+
+async fn has_no_leftovers_of_what_is_stored(store: &dyn ObjectStore) {
+    put(store, "c", "volume_1", b"x".to_vec()).await;
+    put(store, "c", ".hidden", b"x".to_vec()).await;
+    assert_eq!(store.leftovers().await.unwrap(), []);
+    let before = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+    let stat = store.stat("c", "volume_1").await.unwrap();
+    assert!(stat.modified > before);
+}
+
 // What only a store of files can get wrong.
 
 use std::future::Future;
@@ -382,6 +407,141 @@ async fn posix_modes_are_cinders_and_nothing_staged_is_left() {
     let error = store.put("14/55/x", &long, body).await.unwrap_err();
     assert_eq!(error.kind(), Kind::TooLong);
     assert_eq!(files_below(folder.path()), ["volume_1"]);
+}
+
+/// Another program that holds a lock on a file until it is killed.
+struct Locker(std::process::Child);
+
+impl Locker {
+    fn new(file: &Path) -> Self {
+        let mut flock = std::process::Command::new("flock");
+        let mut child = flock
+            .args(["--shared", "--no-fork"])
+            .arg(file)
+            .args(["sh", "-c", "echo locked; exec sleep 1000"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = [0; 7];
+        let out = child.stdout.as_mut().unwrap();
+        std::io::Read::read_exact(out, &mut said).unwrap();
+        assert_eq!(&said, b"locked\n");
+        Self(child)
+    }
+
+    fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Locker {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+#[tokio::test]
+async fn posix_claims_are_seen_by_other_programs_and_end_with_theirs() {
+    let (store, folder) = posix_store();
+    let other = PosixStore::open(folder.path()).unwrap();
+    let claim = store.claim("1455").await.unwrap();
+    let sign = folder.path().join(".cinderfs-lock-1455");
+    assert!(sign.is_file() && other.is_claimed("1455").await.unwrap());
+    let error = other.delete("", ".cinderfs-lock-1455").await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    let tried = std::process::Command::new("flock")
+        .args(["--nonblock", sign.to_str().unwrap(), "true"])
+        .status();
+    assert!(!tried.unwrap().success());
+    drop(claim);
+    assert!(!sign.exists());
+    // One of another program's, which is killed.
+    let locker = Locker::new(&sign);
+    assert!(store.is_claimed("1455").await.unwrap());
+    assert_eq!(store.leftovers().await.unwrap(), []);
+    // What both have, the first to end leaves to the other.
+    drop(store.claim("1455").await.unwrap());
+    assert!(sign.is_file() && store.is_claimed("1455").await.unwrap());
+    locker.kill();
+    assert!(!store.is_claimed("1455").await.unwrap());
+    let left = store.leftovers().await.unwrap();
+    let [(container, entry)] = left.as_slice() else {
+        panic!("{left:?}");
+    };
+    assert_eq!(
+        (container.as_str(), entry.name.as_str()),
+        ("", ".cinderfs-lock-1455")
+    );
+    assert_eq!(store.stat(container, &entry.name).await.unwrap().size, 0);
+    store.delete(container, &entry.name).await.unwrap();
+    assert!(!sign.exists());
+    // A claim on what was left takes it over.
+    std::fs::write(&sign, "").unwrap();
+    let claim = store.claim("1455").await.unwrap();
+    assert!(other.is_claimed("1455").await.unwrap());
+    drop(claim);
+    assert!(!sign.exists());
+}
+
+#[tokio::test]
+async fn posix_staged_files_are_left_over_once_nobody_writes_them() {
+    let (store, folder) = posix_store();
+    put(&store, "14/55/x", "volume_1", b"x".to_vec()).await;
+    let staged = folder.path().join("14/55/x/.cinderfs-stage-1");
+    let foreign = folder.path().join("14/55/x/.stage-of-another");
+    std::fs::write(&staged, "half").unwrap();
+    std::fs::write(&foreign, "x").unwrap();
+    let locker = Locker::new(&staged);
+    assert_eq!(store.leftovers().await.unwrap(), []);
+    let error = store
+        .delete("14/55/x", ".cinderfs-stage-1")
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    assert!(staged.exists());
+    locker.kill();
+    let left = store.leftovers().await.unwrap();
+    let [(container, entry)] = left.as_slice() else {
+        panic!("{left:?}");
+    };
+    assert_eq!(
+        (container.as_str(), entry.name.as_str()),
+        ("14/55/x", ".cinderfs-stage-1")
+    );
+    store.delete(container, &entry.name).await.unwrap();
+    assert_eq!(store.leftovers().await.unwrap(), []);
+    assert!(!staged.exists() && foreign.exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn posix_what_is_being_stored_is_never_left_over() {
+    let (store, folder) = posix_store();
+    let other = PosixStore::open(folder.path()).unwrap();
+    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_over = Arc::clone(&over);
+    // Somebody removes all left-overs, all the time.
+    let sweeper = tokio::spawn(async move {
+        while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+            for (container, entry) in other.leftovers().await.unwrap() {
+                let _ = other.delete(&container, &entry.name).await;
+            }
+        }
+    });
+    for i in 0..300 {
+        let claim = store.claim("1455").await.unwrap();
+        put(&store, "c", &format!("volume_{i:03}"), vec![7; 20_000]).await;
+        assert!(store.is_claimed("1455").await.unwrap());
+        drop(claim);
+    }
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    sweeper.await.unwrap();
+    assert_eq!(names(&store, "c", "").await.len(), 300);
+    assert_eq!(files_below(folder.path()).len(), 300);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A store that counts what is asked of it and fails on demand: for tests.
 
-use super::{Body, Entry, ObjectStore, Space, Stat};
+use super::{Body, Claim, Entry, ObjectStore, Space, Stat};
 use crate::error::{Error, Kind, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -131,6 +131,18 @@ impl<S: ObjectStore> ObjectStore for FaultStore<S> {
 
     async fn check_writable(&self) -> Result<()> {
         self.inner.check_writable().await
+    }
+
+    async fn claim(&self, backup_id: &str) -> Result<Claim> {
+        self.inner.claim(backup_id).await
+    }
+
+    async fn is_claimed(&self, backup_id: &str) -> Result<bool> {
+        self.inner.is_claimed(backup_id).await
+    }
+
+    async fn leftovers(&self) -> Result<Vec<(String, Entry)>> {
+        self.inner.leftovers().await
     }
 
     async fn space(&self) -> Result<Option<Space>> {

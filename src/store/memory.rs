@@ -1,14 +1,14 @@
 //! Objects in memory: for tests, which load a tree of files into it.
 
-use super::{Body, Entry, ObjectStore, Space, Stat};
+use super::{Body, Claim, Entry, ObjectStore, Space, Stat};
 use crate::error::{Error, Kind, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 /// See the module's page.
@@ -17,6 +17,30 @@ pub struct MemoryStore {
     containers: Mutex<Containers>,
     /// The version of the object that was stored last: none is ever used again.
     version: AtomicU64,
+    claims: Arc<Claims>,
+}
+
+/// How many hold a claim, by the id of the backup.
+#[derive(Debug, Default)]
+struct Claims(Mutex<HashMap<String, usize>>);
+
+impl Claims {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes one away again.
+struct Held(Arc<Claims>, String);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut claims = self.0.lock();
+        if let Some(count) = claims.get_mut(&self.1) {
+            *count -= 1;
+        }
+        claims.retain(|_, count| *count > 0);
+    }
 }
 
 type Containers = BTreeMap<String, BTreeMap<String, Object>>;
@@ -190,6 +214,16 @@ impl ObjectStore for MemoryStore {
             containers.remove(container);
         }
         Ok(())
+    }
+
+    async fn claim(&self, backup_id: &str) -> Result<Claim> {
+        *self.claims.lock().entry(backup_id.to_owned()).or_default() += 1;
+        let claims = Arc::clone(&self.claims);
+        Ok(Claim::holding(Held(claims, backup_id.to_owned())))
+    }
+
+    async fn is_claimed(&self, backup_id: &str) -> Result<bool> {
+        Ok(self.claims.lock().contains_key(backup_id))
     }
 
     async fn space(&self) -> Result<Option<Space>> {

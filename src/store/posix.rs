@@ -2,23 +2,33 @@
 //!
 //! A file appears under its name only when it is whole and on disk: it is written as
 //! `.cinderfs-stage-<uuid>`, a name that no prefix search of Cinder matches, synced and
-//! renamed.
+//! renamed. While a backup is being written, `.cinderfs-lock-<its id>` is in the folder of
+//! the store. Both kinds of files are locked by who uses them.
 
-use super::{Body, Entry, ObjectStore, Space, Stat};
+mod lock;
+mod sign;
+mod stage;
+
+use super::{Body, Claim, Entry, ObjectStore, Space, Stat};
 use crate::error::{Error, Kind, Result};
 use crate::task::blocking;
 use async_trait::async_trait;
 use bytes::Bytes;
+use sign::{LOCK_PREFIX, Sign};
+use stage::{STAGE_PREFIX, write_object};
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::io;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Once};
 use std::time::SystemTime;
 
-/// Staged files begin so.
-pub const STAGE_PREFIX: &str = ".cinderfs-stage-";
+/// In place of a container, for the folder of the store itself: only signs lie there.
+const ROOT: &str = "";
+/// How often a file of ours is made anew when somebody takes it for a left-over.
+const TRIES: u32 = 16;
 /// Cinder's modes for what it makes.
 const FILE_MODE: u32 = 0o660;
 const FOLDER_MODE: u32 = 0o770;
@@ -31,6 +41,7 @@ const DEEPEST_CONTAINER: usize = 16;
 pub struct PosixStore {
     root: PathBuf,
     owner: Owner,
+    lockless: Arc<Once>,
 }
 
 /// Who new files and folders are given to. What root makes belongs to root, and Cinder,
@@ -67,6 +78,7 @@ impl PosixStore {
         Ok(Self {
             owner: Owner::of_store(&metadata),
             root,
+            lockless: Arc::new(Once::new()),
         })
     }
 
@@ -96,7 +108,41 @@ impl PosixStore {
                 "it would lead out of its container",
             ));
         }
+        if container == ROOT && name.starts_with(LOCK_PREFIX) {
+            return Ok(self.root.join(name));
+        }
         Ok(self.folder(container)?.join(name))
+    }
+
+    /// The file that says that a backup is being written.
+    fn sign_of(&self, backup_id: &str) -> Result<PathBuf> {
+        self.file(ROOT, &format!("{LOCK_PREFIX}{backup_id}"))
+    }
+
+    /// Whether nobody uses a staged file or a sign. One that cannot be looked at is somebody
+    /// else's.
+    fn is_left(&self, container: &str, name: &str) -> bool {
+        let Ok(path) = self.file(container, name) else {
+            return false;
+        };
+        lock::is_marked(&path).map_or_else(
+            |e| {
+                tracing::warn!("cannot tell whether {} is in use: {e}", path.display());
+                false
+            },
+            |marked| !marked,
+        )
+    }
+
+    /// Says once that nobody can see what is being written.
+    fn miss_locks(&self) {
+        self.lockless.call_once(|| {
+            tracing::warn!(
+                "{} is on a file system without locks (flock): `cinderfs gc` cannot see there \
+                 what is being written, and has only its age to go by",
+                self.root.display()
+            );
+        });
     }
 }
 
@@ -147,6 +193,32 @@ fn walk(
         }
     }
     Ok(())
+}
+
+/// The plain files in a folder whose names begin with `prefix`, sorted; none in one that
+/// does not exist.
+fn list_folder(folder: &Path, prefix: &str) -> io::Result<Vec<Entry>> {
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        // Only plain files are objects; a name that is no text is not Cinder's.
+        if let Some(name) = name.to_str()
+            && name.starts_with(prefix)
+            && entry.file_type().is_ok_and(|kind| kind.is_file())
+        {
+            found.push(Entry {
+                name: name.to_owned(),
+                version: None,
+            });
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
 }
 
 fn version(metadata: &fs::Metadata) -> String {
@@ -221,43 +293,6 @@ fn make_parents(root: &Path, folder: &Path, owner: Owner) -> io::Result<()> {
     folder.parent().map_or(Ok(()), sync_folder)
 }
 
-fn write_object(store: &PosixStore, path: &Path, body: &Body) -> io::Result<()> {
-    let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    let staged = folder.join(format!("{STAGE_PREFIX}{}", uuid::Uuid::new_v4()));
-    let mut file = match make_folder(&store.root, folder, store.owner).and_then(|()| stage(&staged))
-    {
-        // The last backup in a folder of the user's own was deleted, and the folder with it.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            make_folder(&store.root, folder, store.owner)?;
-            stage(&staged)?
-        }
-        other => other?,
-    };
-    let written = write_staged(&mut file, body)
-        .and_then(|()| store.owner.give(&staged))
-        .and_then(|()| file.sync_all())
-        .and_then(|()| fs::rename(&staged, path));
-    if written.is_err() {
-        // Best effort: its name says what it is, and no prefix search finds it.
-        let _ = fs::remove_file(&staged);
-    }
-    written
-}
-
-fn stage(staged: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(staged)
-}
-
-fn write_staged(file: &mut File, body: &Body) -> io::Result<()> {
-    body.pieces(|piece| file.write_all(piece))?;
-    // The umask has a say in the mode at creation; Cinder sets it afterwards, too.
-    file.set_permissions(Permissions::from_mode(FILE_MODE))
-}
-
 #[async_trait]
 impl ObjectStore for PosixStore {
     async fn containers(&self, prefix: &str) -> Result<Vec<String>> {
@@ -275,28 +310,8 @@ impl ObjectStore for PosixStore {
     async fn list(&self, container: &str, prefix: &str) -> Result<Vec<Entry>> {
         let (folder, prefix) = (self.folder(container)?, prefix.to_owned());
         blocking(move || {
-            let error = |e: &io::Error| Error::io("list", folder.display().to_string(), e);
-            let entries = match fs::read_dir(&folder) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-                other => other.map_err(|e| error(&e))?,
-            };
-            let mut found = Vec::new();
-            for entry in entries {
-                let entry = entry.map_err(|e| error(&e))?;
-                let name = entry.file_name();
-                // Only plain files are objects; a name that is no text is not Cinder's.
-                if let Some(name) = name.to_str()
-                    && name.starts_with(&prefix)
-                    && entry.file_type().is_ok_and(|kind| kind.is_file())
-                {
-                    found.push(Entry {
-                        name: name.to_owned(),
-                        version: None,
-                    });
-                }
-            }
-            found.sort_unstable();
-            Ok(found)
+            list_folder(&folder, &prefix)
+                .map_err(|e| Error::io("list", folder.display().to_string(), &e))
         })
         .await
     }
@@ -355,9 +370,13 @@ impl ObjectStore for PosixStore {
 
     async fn delete(&self, container: &str, name: &str) -> Result<()> {
         let path = self.file(container, name)?;
+        let may_be_in_use = name.starts_with(STAGE_PREFIX) || name.starts_with(LOCK_PREFIX);
         blocking(move || {
-            fs::remove_file(&path)
-                .map_err(|e| Error::io("delete object", path.display().to_string(), &e))
+            let removed = match may_be_in_use {
+                true => lock::remove_unmarked(&path),
+                false => fs::remove_file(&path),
+            };
+            removed.map_err(|e| Error::io("delete object", path.display().to_string(), &e))
         })
         .await
     }
@@ -384,6 +403,42 @@ impl ObjectStore for PosixStore {
             use rustix::fs::Access;
             let access = rustix::fs::access(&root, Access::WRITE_OK | Access::EXEC_OK);
             access.map_err(|e| Error::io("write to", root.display().to_string(), &e.into()))
+        })
+        .await
+    }
+
+    async fn claim(&self, backup_id: &str) -> Result<Claim> {
+        let (store, path) = (self.clone(), self.sign_of(backup_id)?);
+        blocking(move || {
+            let sign = Sign::make(&store, &path)
+                .map_err(|e| Error::io("make", path.display().to_string(), &e))?;
+            Ok(sign.map_or_else(Claim::default, Claim::holding))
+        })
+        .await
+    }
+
+    async fn is_claimed(&self, backup_id: &str) -> Result<bool> {
+        let path = self.sign_of(backup_id)?;
+        blocking(move || {
+            lock::is_marked(&path).map_err(|e| Error::io("look at", path.display().to_string(), &e))
+        })
+        .await
+    }
+
+    async fn leftovers(&self) -> Result<Vec<(String, Entry)>> {
+        let mut found = Vec::new();
+        for container in self.containers(STAGE_PREFIX).await? {
+            for entry in self.list(&container, STAGE_PREFIX).await? {
+                found.push((container.clone(), entry));
+            }
+        }
+        let store = self.clone();
+        blocking(move || {
+            let signs = list_folder(&store.root, LOCK_PREFIX)
+                .map_err(|e| Error::io("list", store.root.display().to_string(), &e))?;
+            found.extend(signs.into_iter().map(|entry| (ROOT.to_owned(), entry)));
+            found.retain(|(container, entry)| store.is_left(container, &entry.name));
+            Ok(found)
         })
         .await
     }

@@ -1,0 +1,66 @@
+//! Files that appear under their name only when they are whole and on disk.
+
+use super::lock::{self, Marked};
+use super::{Body, FILE_MODE, PosixStore, TRIES, make_folder};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Staged files begin so.
+pub const STAGE_PREFIX: &str = ".cinderfs-stage-";
+
+/// Writes an object whole, in place of what is at `path`. Blocks.
+///
+/// # Errors
+/// Those of the file system, and of reading the body.
+pub fn write_object(store: &PosixStore, path: &Path, body: &Body) -> io::Result<()> {
+    let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    let make = || {
+        make_folder(&store.root, folder, store.owner)?;
+        stage(store, folder)
+    };
+    let (mut file, staged) = match make() {
+        // The last backup in a folder of the user's own was deleted, and the folder with it.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => make()?,
+        other => other?,
+    };
+    let written = write_staged(&mut file, body)
+        .and_then(|()| store.owner.give(&staged))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&staged, path));
+    if written.is_err() {
+        // Best effort: its name says what it is, and no prefix search finds it.
+        let _ = fs::remove_file(&staged);
+    }
+    written
+}
+
+/// A new file in `folder`, marked as one that is being written.
+fn stage(store: &PosixStore, folder: &Path) -> io::Result<(File, PathBuf)> {
+    for _ in 0..TRIES {
+        let staged = folder.join(format!("{STAGE_PREFIX}{}", uuid::Uuid::new_v4()));
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&staged)?;
+        match lock::mark(&file, &staged) {
+            Ok(Marked::Removed) => continue,
+            Ok(Marked::Unsupported) => store.miss_locks(),
+            Ok(Marked::Held) => {}
+            Err(e) => {
+                let _ = fs::remove_file(&staged);
+                return Err(e);
+            }
+        }
+        return Ok((file, staged));
+    }
+    Err(io::ErrorKind::ResourceBusy.into())
+}
+
+fn write_staged(file: &mut File, body: &Body) -> io::Result<()> {
+    body.pieces(|piece| file.write_all(piece))?;
+    // The umask has a say in the mode at creation; Cinder sets it afterwards, too.
+    file.set_permissions(Permissions::from_mode(FILE_MODE))
+}
