@@ -6,6 +6,7 @@ mod log;
 mod ls;
 mod mount;
 mod options;
+mod progress;
 mod show;
 mod umount;
 
