@@ -7,6 +7,8 @@ mod ls;
 mod mount;
 mod options;
 mod progress;
+mod record;
+mod rm;
 mod show;
 mod umount;
 
@@ -36,6 +38,10 @@ enum Command {
     Ls(ls::Arguments),
     /// Tell all that is known of a backup, without a mount
     Show(show::Arguments),
+    /// Delete backups, without a mount
+    Rm(rm::Arguments),
+    /// Print a backup's record for `cinder backup-import`, without a mount
+    Record(record::Arguments),
 }
 
 /// Which backends there are.
@@ -107,14 +113,21 @@ pub fn run() -> ExitCode {
         Command::Umount(arguments) => umount::run(&arguments),
         Command::Ls(arguments) => ls::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),
+        Command::Rm(arguments) => rm::run(&arguments),
+        Command::Record(arguments) => record::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { error, usage }) => {
-            eprintln!("cinderfs: {error}");
+            complain(&error);
             ExitCode::from(if usage { EXIT_USAGE } else { 1 })
         }
     }
+}
+
+/// Says on standard error that something failed.
+fn complain(error: &Error) {
+    eprintln!("cinderfs: {error}");
 }
 
 /// The threads that everything asynchronous runs on.
@@ -146,4 +159,14 @@ fn split_target(target: &str) -> Result<Vec<&str>> {
             .advise("see `cinderfs ls` for what there is"));
     }
     Ok(parts)
+}
+
+/// `BACKEND/VOLUME/FILE`, and nothing else.
+fn split_file(target: &str) -> Result<[&str; 3], Failure> {
+    let parts = split_target(target).map_err(usage)?;
+    parts.try_into().map_err(|_| {
+        let reason = "it names no backup";
+        let error = Error::new(Kind::Invalid, "look up", target, reason);
+        usage(error.advise("give BACKEND/VOLUME/FILE"))
+    })
 }

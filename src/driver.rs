@@ -9,6 +9,7 @@ mod check;
 pub mod chunked;
 mod content;
 mod quota;
+mod record;
 mod sink;
 
 pub use check::{Garbage, GarbageKind, Progress, Verdict};
@@ -18,7 +19,7 @@ pub use sink::{BackupSink, ChunkData, Description};
 use crate::budget::Budget;
 use crate::config;
 use crate::error::{Error, Result};
-pub use crate::format::Timestamp;
+pub use crate::format::{Record, Timestamp};
 pub use crate::store::Space;
 use async_trait::async_trait;
 use std::cmp::Reverse;

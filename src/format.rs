@@ -11,6 +11,7 @@ mod hex;
 mod metadata;
 mod names;
 mod python;
+mod record;
 mod time;
 
 pub use extents::{Extent, Layer, resolve};
@@ -22,4 +23,5 @@ pub use hex::{from_hex, to_hex};
 pub(crate) use metadata::LARGEST_METADATA;
 pub use metadata::{FORMAT_VERSION, Metadata, ObjectEntry, Own};
 pub use names::{BackupName, Layout, METADATA_SUFFIX, SHA256FILE_SUFFIX};
+pub use record::{ExportedBackup, Record};
 pub use time::{Timestamp, stamp};

@@ -13,10 +13,10 @@ mod node;
 mod xattr;
 
 pub use attr::{Attr, FileKind, ROOT};
-pub use control::describe;
+pub use control::{describe, describe_record};
 pub use file::{Caching, OpenMode, Opened, Request, SetAttr};
 pub use folder::DirEntry;
-pub use names::{file_names, volume_id_of, volume_name};
+pub use names::{check_file_name, file_names, volume_id_of, volume_name};
 pub use xattr::XattrError;
 
 use crate::budget::Budget;
@@ -244,7 +244,8 @@ impl Node {
             | Self::Backup(backend, _, _)
             | Self::ControlBackend(backend)
             | Self::ControlVolume(backend, _)
-            | Self::Sidecar(backend, _, _) => Some(*backend),
+            | Self::Sidecar(backend, _, _)
+            | Self::Record(backend, _, _) => Some(*backend),
             Self::Root
             | Self::Control
             | Self::Status

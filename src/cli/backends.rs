@@ -126,6 +126,29 @@ pub async fn named_backups(
     Ok(file_names(&backups))
 }
 
+/// A backup, by the names of backend, volume and file that a mount shows, with all the
+/// backups of its volume.
+///
+/// # Errors
+/// `NotFound`.
+pub async fn find_backup(
+    wired: &Wired,
+    [backend, volume, file]: [&str; 3],
+) -> Result<(Arc<Backup>, BTreeMap<String, Arc<Backup>>)> {
+    let named = named_backups(wired.find(backend)?, volume).await?;
+    let backup = named.get(file).cloned();
+    let backup = backup.ok_or_else(|| no_such_file(backend, volume, file))?;
+    Ok((backup, named))
+}
+
+/// No backup is shown under that name.
+pub fn no_such_file(backend: &str, volume: &str, file: &str) -> Error {
+    let subject = format!("{backend}/{volume}/{file}");
+    Error::new(Kind::NotFound, "find", subject, "there is no such backup").advise(format!(
+        "see `cinderfs ls {backend}/{volume}` for those that there are"
+    ))
+}
+
 /// The tree over the backends, owned by who runs this.
 pub fn tree(wired: Wired) -> Arc<tree::Tree> {
     let settings = tree::Settings {

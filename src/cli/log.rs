@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use std::fs::OpenOptions;
+use std::io::IsTerminal;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -12,6 +13,21 @@ const VARIABLE: &str = "CINDERFS_LOG";
 /// fuser warns of every request that a file system leaves to its default, and takes an
 /// answer that nobody waits for any more (a killed program, an unmount) for an error.
 const DEFAULT_FILTER: &str = "info,fuser=error,fuser::reply=off";
+
+/// What commands have to say beside the error with which they end.
+const COMMAND_FILTER: &str = "warn";
+
+/// Logs to standard error, for a command that ends: only what went wrong.
+pub fn start_for_command() {
+    let filter =
+        EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| EnvFilter::new(COMMAND_FILTER));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .without_time();
+    drop(builder.with_writer(std::io::stderr).try_init());
+}
 
 /// Logs to `file`, or to standard error.
 ///

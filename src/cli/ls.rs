@@ -1,6 +1,6 @@
 //! `cinderfs ls`
 
-use super::backends::{Wired, named_backups};
+use super::backends::{Wired, named_backups, no_such_file};
 use super::{Failure, StoreArguments, print, runtime, split_target, usage};
 use crate::driver::Backup;
 use crate::error::Result;
@@ -99,7 +99,7 @@ async fn backups(
     if let Some(file) = file {
         named.retain(|name, _| name == file);
         if named.is_empty() {
-            return Err(super::show::no_such_file(backend, volume, file));
+            return Err(no_such_file(backend, volume, file));
         }
     }
     if arguments.json {

@@ -1,8 +1,7 @@
 //! `cinderfs show`
 
-use super::backends::named_backups;
-use super::{Failure, StoreArguments, print, runtime, split_target, usage};
-use crate::error::{Error, Kind};
+use super::backends::find_backup;
+use super::{Failure, StoreArguments, print, runtime, split_file};
 use crate::tree::describe;
 use clap::Args;
 use serde_json::Value;
@@ -20,30 +19,11 @@ pub struct Arguments {
     target: String,
 }
 
-/// No backup is shown under that name.
-pub fn no_such_file(backend: &str, volume: &str, file: &str) -> Error {
-    let subject = format!("{backend}/{volume}/{file}");
-    Error::new(Kind::NotFound, "find", subject, "there is no such backup").advise(format!(
-        "see `cinderfs ls {backend}/{volume}` for those that there are"
-    ))
-}
-
 /// Tells all that is known of a backup.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let wired = arguments.store.wire(None)?;
-    let parts = split_target(&arguments.target).map_err(usage)?;
-    let [backend, volume, file] = parts.as_slice() else {
-        let reason = "it names no backup";
-        let error = Error::new(Kind::Invalid, "show", arguments.target.clone(), reason);
-        return Err(usage(error.advise("give BACKEND/VOLUME/FILE")));
-    };
-    let backup = runtime()?.block_on(async {
-        let named = named_backups(wired.find(backend)?, volume).await?;
-        named
-            .get(*file)
-            .cloned()
-            .ok_or_else(|| no_such_file(backend, volume, file))
-    })?;
+    let target = split_file(&arguments.target)?;
+    let (backup, _) = runtime()?.block_on(find_backup(&wired, target))?;
     let described = describe(&backup);
     let text = match (arguments.json, described.as_object()) {
         (false, Some(fields)) => fields

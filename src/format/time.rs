@@ -55,6 +55,14 @@ impl Timestamp {
         }
     }
 
+    /// As in the records that Cinder exports: `2026-11-21T00:14:26Z`.
+    pub fn to_record(self) -> String {
+        TimeZone::UTC
+            .to_datetime(self.0)
+            .strftime("%Y-%m-%dT%H:%M:%SZ")
+            .to_string()
+    }
+
     /// As in the names that cinderfs makes: `20261121T001426Z`.
     pub fn to_name(self) -> String {
         TimeZone::UTC
@@ -96,6 +104,7 @@ mod tests {
         assert_eq!(Timestamp::parse_stamp("20261121001426"), Some(plain));
         assert_eq!(plain.to_python(), "2026-11-21 00:14:26+00:00");
         assert_eq!(plain.to_name(), "20261121T001426Z");
+        assert_eq!(plain.to_record(), "2026-11-21T00:14:26Z");
         assert_eq!(stamp(plain), "20261121001426");
         let micros = Timestamp::parse("2026-11-21 00:14:26.214974+00:00").unwrap();
         assert_eq!(micros.to_python(), "2026-11-21 00:14:26.214974+00:00");

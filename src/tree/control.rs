@@ -3,13 +3,15 @@
 
 use super::node::Node;
 use super::{Backend, Tree, lock, names, not_found};
-use crate::driver::{Backup, Timestamp};
+use crate::driver::{Backup, Record, Timestamp};
 use crate::error::Result;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// The ending of the file that tells all about a backup.
 const SIDECAR: &str = ".json";
+/// The ending of the one that `cinder backup-import` takes.
+const RECORD: &str = ".record";
 
 impl Tree {
     /// What `name` stands for in a folder below `/.cinderfs`.
@@ -39,14 +41,21 @@ impl Tree {
                     .map(|volume| Node::ControlVolume(*backend, volume))
             }
             Node::ControlVolume(backend, volume) => {
-                let Some(file) = name.strip_suffix(SIDECAR) else {
+                let kinds: [(&str, fn(usize, String, String) -> Node); 2] =
+                    [(SIDECAR, Node::Sidecar), (RECORD, Node::Record)];
+                let mut kinds = kinds.into_iter();
+                let found =
+                    kinds.find_map(|(end, node)| Some((name.strip_suffix(end)?, end, node)));
+                let Some((file, end, node)) = found else {
                     return Ok(None);
                 };
                 let listed = self.listed_in(*backend, volume).await?;
                 listed
                     .into_iter()
                     .find(|(known, _)| known == file)
-                    .map(|(_, backup)| Node::Sidecar(*backend, volume.clone(), backup.id.clone()))
+                    // Nobody shall import what cannot be read.
+                    .filter(|(_, backup)| end != RECORD || backup.fault.is_none())
+                    .map(|(_, backup)| node(*backend, volume.clone(), backup.id.clone()))
             }
             _ => None,
         })
@@ -90,6 +99,10 @@ impl Tree {
                 for (name, backup) in self.listed_in(*backend, volume).await? {
                     let node = Node::Sidecar(*backend, volume.clone(), backup.id.clone());
                     entries.push((format!("{name}{SIDECAR}"), node));
+                    if backup.fault.is_none() {
+                        let node = Node::Record(*backend, volume.clone(), backup.id.clone());
+                        entries.push((format!("{name}{RECORD}"), node));
+                    }
                 }
             }
             _ => {
@@ -159,6 +172,11 @@ impl Tree {
             Node::Sidecar(backend, volume, id) => {
                 let backup = self.backup(*backend, volume, id).await?;
                 pretty(&describe(&backup))
+            }
+            Node::Record(backend, volume, id) => {
+                let backup = self.backup(*backend, volume, id).await?;
+                let others = self.driver(*backend)?.backups(volume).await?;
+                pretty(&describe_record(&backup.record(&others)?))
             }
             _ => return Ok(None),
         };
@@ -268,6 +286,14 @@ pub fn describe(backup: &Backup) -> Value {
         "container": backup.container,
         "service_metadata": backup.service_metadata,
         "error": backup.fault.as_ref().map(ToString::to_string),
+    })
+}
+
+/// What `cinder backup-import` takes, under the names that `backup-export` gives.
+pub fn describe_record(record: &Record) -> Value {
+    json!({
+        "backup_service": record.backup_service,
+        "backup_url": record.backup_url,
     })
 }
 

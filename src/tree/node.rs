@@ -56,6 +56,8 @@ pub enum Node {
     ControlVolume(usize, String),
     /// `/.cinderfs/<backend>/<volume>/<file>.json`
     Sidecar(usize, String, String),
+    /// `/.cinderfs/<backend>/<volume>/<file>.record`
+    Record(usize, String, String),
 }
 
 /// The inodes that the kernel knows.

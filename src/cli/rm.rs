@@ -1,0 +1,116 @@
+//! `cinderfs rm`
+
+use super::backends::{Wired, find_backup, named_backups};
+use super::{Failure, StoreArguments, complain, log, runtime, split_target, usage};
+use crate::driver::Backup;
+use crate::error::{Error, Kind, Result};
+use clap::Args;
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+/// Arguments of the command.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    store: StoreArguments,
+    /// Delete all backups of a volume that is named
+    #[arg(short = 'r', long)]
+    recursive: bool,
+    /// The backups, as a mount shows them
+    #[arg(value_name = "BACKEND/VOLUME/FILE", required = true)]
+    targets: Vec<String>,
+}
+
+/// A backup that is to go.
+struct Doomed<'a> {
+    backend: &'a str,
+    backup: Arc<Backup>,
+}
+
+/// Deletes backups, and says of each that cannot be deleted why.
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let wired = arguments.store.wire(None)?;
+    let mut targets = Vec::new();
+    for target in &arguments.targets {
+        targets.push(check_target(target, arguments.recursive).map_err(usage)?);
+    }
+    log::start_for_command();
+    let failures = runtime()?.block_on(remove_all(&wired, &targets));
+    match failures.split_last() {
+        None => Ok(()),
+        Some((last, others)) => {
+            others.iter().for_each(complain);
+            Err(last.clone().into())
+        }
+    }
+}
+
+fn check_target(target: &str, recursive: bool) -> Result<Vec<&str>> {
+    let parts = split_target(target)?;
+    let (reason, advice) = match (parts.len(), recursive) {
+        (3, _) | (2, true) => return Ok(parts),
+        (2, false) => ("it is a volume", "give -r to delete all of its backups"),
+        _ => ("it names no backup", "give BACKEND/VOLUME/FILE"),
+    };
+    Err(Error::new(Kind::Invalid, "delete", target, reason).advise(advice))
+}
+
+async fn remove_all(wired: &Wired, targets: &[Vec<&str>]) -> Vec<Error> {
+    let mut doomed: Vec<Doomed<'_>> = Vec::new();
+    let mut failures = Vec::new();
+    for target in targets {
+        match resolve(wired, target).await {
+            Ok(found) => doomed.extend(found),
+            Err(e) => failures.push(e),
+        }
+    }
+    failures.extend(remove_in_order(wired, doomed).await);
+    failures
+}
+
+async fn resolve<'a>(wired: &Wired, target: &[&'a str]) -> Result<Vec<Doomed<'a>>> {
+    let (backend, backups) = match *target {
+        [backend, volume] => {
+            let named = named_backups(wired.find(backend)?, volume).await?;
+            (backend, named.into_values().collect())
+        }
+        [backend, volume, file] => {
+            let (backup, _) = find_backup(wired, [backend, volume, file]).await?;
+            (backend, vec![backup])
+        }
+        _ => return Ok(Vec::new()),
+    };
+    let doomed = |backup| Doomed { backend, backup };
+    Ok(backups.into_iter().map(doomed).collect())
+}
+
+/// Deletes what others are built on after those.
+async fn remove_in_order(wired: &Wired, mut doomed: Vec<Doomed<'_>>) -> Vec<Error> {
+    let key = |one: &Doomed<'_>| (one.backend.to_owned(), one.backup.service_metadata.clone());
+    // One that cannot be read does not tell what it is built on, and so holds all others.
+    let rank = |one: &Doomed<'_>| (one.backup.fault.is_none(), Reverse(one.backup.depth));
+    doomed.sort_by_key(|one| (rank(one), key(one)));
+    doomed.dedup_by_key(|one| key(one));
+    let mut failures = Vec::new();
+    // Of damaged ones the depth may not be known: they are tried again for as long as
+    // others go.
+    loop {
+        let (before, mut held) = (doomed.len(), Vec::new());
+        for one in doomed {
+            match remove(wired, &one).await {
+                Ok(()) => {}
+                Err(e) if e.kind() == Kind::Dependents => held.push((one, e)),
+                Err(e) => failures.push(e),
+            }
+        }
+        if held.is_empty() || held.len() == before {
+            failures.extend(held.into_iter().map(|(_, e)| e));
+            return failures;
+        }
+        doomed = held.into_iter().map(|(one, _)| one).collect();
+    }
+}
+
+async fn remove(wired: &Wired, one: &Doomed<'_>) -> Result<()> {
+    wired.find(one.backend)?.delete(&one.backup).await
+}
