@@ -10,6 +10,7 @@ mod file;
 mod folder;
 mod names;
 mod node;
+mod writing;
 mod xattr;
 
 pub use attr::{Attr, FileKind, ROOT};
