@@ -43,6 +43,19 @@ impl Bench {
 
     /// An image: in turns a megabyte of zeros, of random bytes and of text.
     pub fn image(&self) -> PathBuf {
+        self.image_of(|piece, bytes, random| match piece % 3 {
+            1 => fill_random(bytes, random),
+            2 => fill_text(bytes, random),
+            _ => {}
+        })
+    }
+
+    /// An image of random bytes.
+    pub fn random_image(&self) -> PathBuf {
+        self.image_of(|_, bytes, random| fill_random(bytes, random))
+    }
+
+    fn image_of(&self, fill: impl Fn(usize, &mut [u8], &mut u64)) -> PathBuf {
         let path = self.path("image");
         let mebibytes = std::env::var("CINDERFS_BENCH_MIB").ok();
         let mebibytes = mebibytes.map_or(1024, |text| text.parse().expect("CINDERFS_BENCH_MIB"));
@@ -50,11 +63,7 @@ impl Bench {
         let mut random = 0x9e37_79b9_7f4a_7c15_u64;
         for piece in 0..mebibytes {
             let mut bytes = vec![0u8; 1 << 20];
-            match piece % 3 {
-                1 => fill_random(&mut bytes, &mut random),
-                2 => fill_text(&mut bytes, &mut random),
-                _ => {}
-            }
+            fill(piece, &mut bytes, &mut random);
             file.write_all(&bytes).unwrap();
         }
         file.sync_all().unwrap();
@@ -203,6 +212,11 @@ pub fn dd(from: &Path, to: &Path) -> Duration {
             .arg(format!("if={}", from.display()))
             .arg(format!("of={}", to.display())));
     })
+}
+
+/// `cp`, from one path to another.
+pub fn cp(from: &Path, to: &Path) -> Duration {
+    time(|| run(Command::new("cp").arg(from).arg(to)))
 }
 
 /// Makes the kernel hold a file in its cache.
