@@ -142,7 +142,8 @@ pub trait BackupDriver: Send + Sync + Debug {
     async fn space(&self) -> Result<Option<Space>>;
 
     /// Checks all that can be checked of a backup, or of that many percent of its
-    /// objects, taken at random. What is wrong with it is an answer.
+    /// objects, taken at random. What is wrong with it is an answer. `progress` is told
+    /// of as many bytes as its image has.
     ///
     /// # Errors
     /// Those of a store that cannot be asked.
@@ -157,15 +158,21 @@ pub trait BackupDriver: Send + Sync + Debug {
     /// least `age`, and is not being written.
     async fn garbage(&self, age: Duration) -> Result<Vec<Garbage>>;
 
-    /// Removes what [`BackupDriver::garbage`] has found, if it still is that.
-    async fn sweep(&self, garbage: &Garbage) -> Result<()>;
-
-    /// The ranges in which the image of `to` differs from that of `from`, in order and
-    /// not adjoining, told without reading either. Where one of them is longer, all that
-    /// the other lacks differs.
+    /// Removes what [`BackupDriver::garbage`] has found, if it still is that. `false`: it
+    /// is not, and nothing was removed.
     ///
     /// # Errors
-    /// `Unsupported` when that cannot be told.
+    /// `Sealed` where nothing may be deleted; those of the store.
+    async fn sweep(&self, garbage: &Garbage) -> Result<bool>;
+
+    /// The ranges in which the image of `to` differs from that of `from`, in order and
+    /// not adjoining, told without reading either: a range may be larger than what really
+    /// differs, never smaller. Where one of them is longer, all that the other lacks
+    /// differs.
+    ///
+    /// # Errors
+    /// `Unsupported` when that cannot be told, `Invalid` for backups of two volumes, and
+    /// the fault of a backup that has one.
     async fn changes(&self, from: &Backup, to: &Backup) -> Result<Vec<Range<u64>>>;
 }
 

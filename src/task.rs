@@ -1,6 +1,7 @@
 //! Work that blocks or computes, moved off the threads that answer requests.
 
 use crate::error::{Error, Kind, Result};
+use std::task::Poll;
 
 /// Runs `work` on a thread that may block. A panic in it becomes an error of the one
 /// request that needed it.
@@ -22,6 +23,20 @@ where
         )
         .advise("please report this as a bug")),
     }
+}
+
+/// Runs all of `futures` at the same time, on the task that waits for them: they may
+/// borrow. Meant for a few that leave their work to [`blocking`].
+pub async fn together<F: Future<Output = ()>>(futures: impl IntoIterator<Item = F>) {
+    let mut running: Vec<_> = futures.into_iter().map(Box::pin).collect();
+    std::future::poll_fn(|context| {
+        running.retain_mut(|future| future.as_mut().poll(context).is_pending());
+        match running.is_empty() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
 }
 
 /// How many threads may usefully compute at a time.

@@ -16,10 +16,13 @@ impl Progress for () {
 /// What was found of one backup when all there is to check was checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// Number of objects that were read.
+    /// Number of objects, its own and those of its chain, whose data was looked at.
     pub objects: u64,
-    /// Bytes of decoded data that were compared with a hash.
+    /// How much that is, decoded, in bytes.
     pub bytes: u64,
+    /// It has no list of hashes: each object was compared with its md5, and nothing says
+    /// that all of them make up the image that was backed up.
+    pub only_md5: bool,
     /// What is wrong, a sentence each; empty when nothing is.
     pub problems: Vec<String>,
 }

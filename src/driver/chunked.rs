@@ -4,8 +4,10 @@
 //! holds what, and a list of hashes what every block must be.
 
 mod catalog;
+mod changes;
 mod digest;
 mod encode;
+mod garbage;
 mod hashlist;
 mod image;
 mod numbers;
@@ -17,6 +19,7 @@ mod readback;
 mod shelf;
 mod stream;
 mod summary;
+mod verify;
 mod writer;
 mod writing;
 
@@ -80,6 +83,7 @@ struct Shared {
     catalog: Catalog,
     objects: Arc<OpenObjects>,
     writing: Arc<Writing>,
+    scans: Arc<verify::Scans>,
 }
 
 /// The driver of Cinder's `PosixBackupDriver`.
@@ -133,6 +137,7 @@ impl ChunkedDriver {
                 catalog,
                 objects: Arc::default(),
                 writing: Arc::default(),
+                scans: Arc::default(),
             }),
         }
     }
@@ -267,28 +272,23 @@ impl BackupDriver for ChunkedDriver {
     async fn verify(
         &self,
         backup: &Backup,
-        _percent: u8,
-        _progress: &dyn Progress,
+        percent: u8,
+        progress: &dyn Progress,
     ) -> Result<Verdict> {
-        Err(unsupported("verify", &backup.id))
+        verify::verify(&self.shared, backup, percent, progress).await
     }
 
-    async fn garbage(&self, _age: Duration) -> Result<Vec<Garbage>> {
-        Err(unsupported("find garbage in", "the store"))
+    async fn garbage(&self, age: Duration) -> Result<Vec<Garbage>> {
+        garbage::garbage(&self.shared, age).await
     }
 
-    async fn sweep(&self, garbage: &Garbage) -> Result<()> {
-        Err(unsupported("sweep", &garbage.container))
+    async fn sweep(&self, garbage: &Garbage) -> Result<bool> {
+        garbage::sweep(&self.shared, garbage).await
     }
 
     async fn changes(&self, from: &Backup, to: &Backup) -> Result<Vec<Range<u64>>> {
-        let _ = from;
-        Err(unsupported("compare", &to.id))
+        changes::changes(&self.shared, from, to).await
     }
-}
-
-fn unsupported(op: &'static str, subject: &str) -> Error {
-    Error::new(Kind::Unsupported, op, subject, "not built yet")
 }
 
 fn missing_is_fine(result: Result<()>) -> Result<()> {

@@ -59,6 +59,14 @@ pub trait BlockSink: Send + Sync {
     fn put(&self, key: BlockKey, block: Block);
 }
 
+/// Nothing is kept.
+impl BlockSink for () {
+    fn get(&self, _: &BlockKey) -> Option<Block> {
+        None
+    }
+    fn put(&self, _: BlockKey, _: Block) {}
+}
+
 /// What [`Content::prepare`] has loaded: it stays at hand for as long as this lives.
 #[derive(Default)]
 pub struct Prepared {

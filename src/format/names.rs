@@ -121,7 +121,24 @@ impl BackupName {
 
     /// Reads the name of a `_metadata` object; `None` when it is none of a backup's.
     pub fn of_metadata(layout: Layout, container: &str, object: &str) -> Option<Self> {
-        let prefix = object.strip_suffix(METADATA_SUFFIX)?;
+        Self::of_prefix(layout, container, object.strip_suffix(METADATA_SUFFIX)?)
+    }
+
+    /// The backup whose metadata, list of hashes or chunk `object` is by its name; `None`
+    /// when it is none of these.
+    pub fn of_object(layout: Layout, container: &str, object: &str) -> Option<Self> {
+        let document = [METADATA_SUFFIX, SHA256FILE_SUFFIX]
+            .into_iter()
+            .find_map(|suffix| object.strip_suffix(suffix));
+        if let Some(prefix) = document {
+            return Self::of_prefix(layout, container, prefix);
+        }
+        let (prefix, _) = object.rsplit_once('-')?;
+        let name = Self::of_prefix(layout, container, prefix)?;
+        name.chunk_number(object).map(|_| name)
+    }
+
+    fn of_prefix(layout: Layout, container: &str, prefix: &str) -> Option<Self> {
         let (head, backup_id) = prefix.strip_prefix("volume_")?.rsplit_once("_backup_")?;
         let (volume_id, stamp) = layout.split(head)?;
         let is_stamp = stamp.len() == 14 && stamp.bytes().all(|b| b.is_ascii_digit());
@@ -203,6 +220,45 @@ mod tests {
             BackupName::of_metadata(Layout::Swift, "volumebackups", &name.metadata()),
             Some(name)
         );
+    }
+
+    #[test]
+    fn every_object_leads_to_its_backup() {
+        let names = [
+            (
+                Layout::Posix,
+                BackupName::new_posix(None, "v", BACKUP, "20261121003832").unwrap(),
+            ),
+            // An id that ends as a chunk does.
+            (
+                Layout::Posix,
+                BackupName::new_posix(None, "v", "b-00001", "20261121003832").unwrap(),
+            ),
+            (
+                Layout::Swift,
+                BackupName::new_swift("c", "nova", "v", BACKUP, "20261121003832"),
+            ),
+        ];
+        for (layout, name) in names {
+            for object in [
+                name.metadata(),
+                name.sha256file(),
+                name.chunk(1),
+                name.chunk(123_456),
+            ] {
+                let found = BackupName::of_object(layout, &name.container, &object);
+                assert_eq!(found.as_ref(), Some(&name), "{object}");
+            }
+            for object in [
+                format!("{}.tmp", name.metadata()),
+                format!("{}-0001", name.prefix),
+                format!("{}-000001", name.prefix),
+                format!("{}ZZZ", name.prefix),
+            ] {
+                let found = BackupName::of_object(layout, &name.container, &object);
+                assert_ne!(found.as_ref(), Some(&name), "{object}");
+            }
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 /// Every object of a backup begins so, whatever the layout.
-const ANY_BACKUP: &str = "volume_";
+pub const ANY_BACKUP: &str = "volume_";
 /// Metadata objects that are read at a time.
 const LOOKS: usize = 16;
 

@@ -2,7 +2,7 @@
 //! into extents, and every block checked before it counts.
 
 use super::hashlist::HashList;
-use super::object::{Cut, Object, key_of};
+use super::object::{Cut, LEAST_BLOCK, Object, key_of};
 use super::shelf::Shelf;
 use crate::codec::Codec;
 use crate::driver::{Block, BlockKey, BlockSink, Content, Place, Prepared, Source};
@@ -13,10 +13,8 @@ use async_trait::async_trait;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Blocks of the cache are at least this large, and a multiple of the hashed blocks.
-const LEAST_BLOCK: u64 = 32 << 10;
 /// Hashed blocks larger than this are not used: a single one would fill the memory.
-const LARGEST_HASHED: u64 = 16 << 20;
+pub const LARGEST_HASHED: u64 = 16 << 20;
 /// How much of an object that is stored as it is one task fetches.
 const UNIT_BYTES: u64 = 1 << 20;
 /// Objects whose decoder and check points are kept for who reads them next.
@@ -167,12 +165,8 @@ impl ChunkedImage {
         let digest_size = self
             .hashes_for(part)
             .map_or(LEAST_BLOCK, |hashes| hashes.list.block_size());
-        let blocks = LEAST_BLOCK.div_ceil(digest_size);
-        // Both are at most LARGEST_HASHED.
-        Cut {
-            block_size: (blocks * digest_size) as u32,
-            digest_size: digest_size as u32,
-        }
+        // At most LARGEST_HASHED.
+        Cut::of(digest_size)
     }
 
     fn object(&self, part: &Part) -> Arc<Object> {
@@ -224,7 +218,7 @@ impl ChunkedImage {
             let key = (part.key, cut.digest_size);
             lock(&self.objects.tables).put(key, Arc::clone(table), table.len() as u64);
         };
-        self.object(part).scan(cut, sink, &keep).await
+        self.object(part).scan(cut, sink, &keep, &()).await
     }
 }
 

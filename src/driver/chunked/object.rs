@@ -7,7 +7,7 @@
 use super::digest::{digests, is_zero};
 use super::stream::{FEED_BYTES, Stored, Stream};
 use crate::codec::{Checkpoint, Codec};
-use crate::driver::{Block, BlockKey, BlockSink};
+use crate::driver::{Block, BlockKey, BlockSink, Progress};
 use crate::error::Result;
 use crate::format::{BackupName, Digest, ObjectEntry};
 use crate::store::ObjectStore;
@@ -35,6 +35,20 @@ pub struct Cut {
     pub block_size: u32,
     /// Bytes that a digest stands for.
     pub digest_size: u32,
+}
+
+/// Blocks are at least this large, and a multiple of what a digest stands for.
+pub const LEAST_BLOCK: u64 = 32 << 10;
+
+impl Cut {
+    /// For digests that stand for so many bytes each, which fit into a `u32`.
+    pub fn of(digest_size: u64) -> Self {
+        let digests = LEAST_BLOCK.div_ceil(digest_size.max(1));
+        Self {
+            block_size: (digests * digest_size) as u32,
+            digest_size: digest_size as u32,
+        }
+    }
 }
 
 /// See the module's page.
@@ -213,7 +227,8 @@ impl Object {
 
     /// Reads the object whole and checks its md5, for backups that have no list of
     /// hashes; gives the digests that such a list would have held, and to `keep` before
-    /// anybody else can begin to read the object for them.
+    /// anybody else can begin to read the object for them. `progress` is told of decoded
+    /// bytes.
     ///
     /// # Errors
     /// As [`Object::blocks`], and `Corrupt` when the md5 is wrong.
@@ -222,6 +237,7 @@ impl Object {
         cut: Cut,
         sink: &dyn BlockSink,
         keep: &(dyn Fn(&Arc<[Digest]>) + Sync),
+        progress: &dyn Progress,
     ) -> Result<Arc<[Digest]>> {
         if self.codec == Codec::None {
             self.check_stored_size().await?;
@@ -246,6 +262,7 @@ impl Object {
                     (cut_blocks(data, cut), sum)
                 })
                 .await?;
+            progress.advance(step);
             if self.codec != Codec::None {
                 note_checkpoint(&mut turn.checkpoints, &stream, self.length);
             }
