@@ -257,7 +257,7 @@ impl BackupDriver for LimitedDriver {
         self.inner.garbage(age).await
     }
 
-    async fn sweep(&self, garbage: &Garbage) -> Result<()> {
+    async fn sweep(&self, garbage: &Garbage) -> Result<bool> {
         self.inner.sweep(garbage).await
     }
 
