@@ -14,6 +14,7 @@
 mod bz2;
 mod decoder;
 mod encoder;
+mod pieces;
 mod plain;
 mod zlib;
 mod zstd;
@@ -33,7 +34,7 @@ pub enum Codec {
     None,
     /// One zlib stream (RFC 1950). Cinder's "gzip" is this too, never a gzip file.
     Zlib,
-    /// bzip2 streams, one after the other; this program writes one.
+    /// bzip2 streams, one after the other.
     Bzip2,
     /// Zstandard frames (RFC 8878), one after the other; this program writes one.
     Zstd,

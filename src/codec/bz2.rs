@@ -14,10 +14,15 @@ use bzip2::{Action, Compress, Compression, Decompress, Status};
 use self::scan::{Kind as MarkKind, Mark, Scanner};
 use super::decoder::{Checkpoint, Progress, Resume, Unpack, corrupt, truncated};
 use super::encoder::{Pack, failed};
+use super::pieces::Pieces;
 use crate::error::{Error, Kind, Result};
 
 /// Spare room that a stream's output is given at a time, in bytes.
 const STEP: usize = 64 << 10;
+
+/// How much of an object goes into one stream, in bytes: a little less than the largest
+/// block, because its first step may make data longer.
+const BLOCK: usize = 890_000;
 
 /// Encoded bytes that are given to the library at a time.
 const STAGE: usize = 4 << 10;
@@ -45,10 +50,10 @@ pub(super) fn compress(data: &[u8], out: &mut Vec<u8>) -> Result<bool> {
 }
 
 /// The encoder of one stream.
-pub(super) struct Packer(Compress);
+struct Packer(Compress);
 
 impl Packer {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         /// 0 asks for the library's default, which is what Python uses.
         const WORK_FACTOR: u32 = 0;
         Self(Compress::new(Compression::best(), WORK_FACTOR))
@@ -67,23 +72,49 @@ impl Packer {
     }
 }
 
-impl Pack for Packer {
-    fn write(&mut self, mut data: &[u8], out: &mut Vec<u8>) -> Result<()> {
-        while !data.is_empty() {
-            out.reserve(STEP);
-            let (taken, _) = self.step(data, out, Action::Run)?;
-            data = data.get(taken..).unwrap_or_default();
+/// The encoder of an object: on all cores, a stream for each block. Who decodes one of them
+/// decodes all (`bunzip2`, and Python's `bz2.decompress`).
+pub(super) struct Streams {
+    pieces: Pieces,
+    empty: bool,
+}
+
+impl Streams {
+    pub(super) fn new() -> Self {
+        Self {
+            pieces: Pieces::new(BLOCK),
+            empty: true,
         }
-        Ok(())
+    }
+}
+
+fn pack_stream(data: &[u8]) -> Result<Vec<u8>> {
+    let mut packer = Packer::new();
+    let mut out = Vec::with_capacity(data.len());
+    let mut rest = data;
+    loop {
+        out.reserve(STEP);
+        let (taken, ended) = packer.step(rest, &mut out, Action::Finish)?;
+        if ended {
+            return Ok(out);
+        }
+        rest = rest.get(taken..).unwrap_or_default();
+    }
+}
+
+impl Pack for Streams {
+    fn write(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        self.empty &= data.is_empty();
+        let done = |stream: Vec<u8>| out.extend_from_slice(&stream);
+        self.pieces.write(data, pack_stream, done)
     }
 
     fn finish(&mut self, out: &mut Vec<u8>) -> Result<()> {
-        loop {
-            out.reserve(STEP);
-            if self.step(&[], out, Action::Finish)?.1 {
-                return Ok(());
-            }
+        if self.empty {
+            out.extend_from_slice(&pack_stream(&[])?);
         }
+        let done = |stream: Vec<u8>| out.extend_from_slice(&stream);
+        self.pieces.flush(pack_stream, done)
     }
 }
 

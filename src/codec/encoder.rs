@@ -29,7 +29,7 @@ impl Encoder {
         let engine: Box<dyn Pack> = match codec {
             Codec::None => Box::new(plain::Copier::default()),
             Codec::Zlib => Box::new(zlib::Deflater::new()),
-            Codec::Bzip2 => Box::new(bz2::Packer::new()),
+            Codec::Bzip2 => Box::new(bz2::Streams::new()),
             Codec::Zstd => Box::new(zstd::Packer::new(total_len)?),
         };
         Ok(Self {

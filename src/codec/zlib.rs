@@ -7,11 +7,12 @@
 use std::ffi::{CStr, c_int};
 use std::ptr::{self, NonNull};
 
-use flate2::{Compress, Compression, FlushCompress, Status};
+use flate2::{Compress, Compression, FlushCompress};
 use libz_rs_sys as z;
 
 use super::decoder::{Checkpoint, Progress, Resume, Unpack, corrupt, truncated};
 use super::encoder::{Pack, failed};
+use super::pieces::Pieces;
 use crate::error::{Error, Kind, Result};
 
 /// libdeflate's fastest level: three times as fast as zlib's default, and its results are only
@@ -21,6 +22,15 @@ const WHOLE_LEVEL: c_int = 1;
 /// The level for streams: half as fast again as zlib's default 6, and its results are still a
 /// little smaller than those of [`WHOLE_LEVEL`].
 const STREAM_LEVEL: u32 = 3;
+
+/// How much of a stream a core compresses in one go, in bytes.
+const PIECE: usize = 1 << 20;
+
+/// The header of a stream (RFC 1950): a window of 32 KiB, the default level.
+const HEADER: [u8; 2] = [0x78, 0x9c];
+
+/// A block without data that is the last one (RFC 1951).
+const LAST_BLOCK: [u8; 2] = [0x03, 0x00];
 
 /// Spare room that a stream's output is given at a time, in bytes.
 const STEP: usize = 64 << 10;
@@ -73,43 +83,112 @@ impl Drop for WholeCompressor {
     }
 }
 
-/// The encoder of a stream.
-pub(super) struct Deflater(Compress);
+/// The encoder of a stream: on all cores, in pieces that each end at a byte (RFC 1951, a
+/// stored block of no bytes), so that together they are one stream.
+pub(super) struct Deflater {
+    pieces: Pieces,
+    /// Of the data so far.
+    checksum: u32,
+    begun: bool,
+}
+
+/// One piece of a stream.
+struct Deflated {
+    blocks: Vec<u8>,
+    checksum: u32,
+    length: usize,
+}
 
 impl Deflater {
     pub(super) fn new() -> Self {
-        Self(Compress::new(Compression::new(STREAM_LEVEL), true))
+        Self {
+            pieces: Pieces::new(PIECE),
+            checksum: 1,
+            begun: false,
+        }
     }
 
-    /// One step; returns the bytes taken from `data` and whether the stream has ended.
-    fn step(
+    fn gather(
         &mut self,
-        data: &[u8],
         out: &mut Vec<u8>,
-        flush: FlushCompress,
-    ) -> Result<(usize, bool)> {
-        out.reserve(STEP);
-        let before = self.0.total_in();
-        let status = self
-            .0
-            .compress_vec(data, out, flush)
-            .map_err(|error| failed(Kind::Unavailable, error))?;
-        let taken = (self.0.total_in() - before) as usize;
-        Ok((taken, status == Status::StreamEnd))
+        gather: impl FnOnce(&mut Pieces, &mut dyn FnMut(Deflated)) -> Result<()>,
+    ) -> Result<()> {
+        if !self.begun {
+            out.extend_from_slice(&HEADER);
+            self.begun = true;
+        }
+        let checksum = &mut self.checksum;
+        gather(&mut self.pieces, &mut |piece| {
+            out.extend_from_slice(&piece.blocks);
+            *checksum = join_checksums(*checksum, &piece);
+        })
     }
 }
 
-impl Pack for Deflater {
-    fn write(&mut self, mut data: &[u8], out: &mut Vec<u8>) -> Result<()> {
-        while !data.is_empty() {
-            let (taken, _) = self.step(data, out, FlushCompress::None)?;
-            data = data.get(taken..).unwrap_or_default();
+/// The blocks of a piece, none of them the stream's last.
+fn deflate_piece(data: &[u8]) -> Result<Deflated> {
+    let level = match looks_incompressible(data)? {
+        true => Compression::none(),
+        false => Compression::new(STREAM_LEVEL),
+    };
+    let mut encoder = Compress::new(level, false);
+    let mut blocks = Vec::with_capacity(data.len() + data.len() / 64 + STEP);
+    let mut rest = data;
+    loop {
+        let before = encoder.total_in();
+        encoder
+            .compress_vec(rest, &mut blocks, FlushCompress::Sync)
+            .map_err(|error| failed(Kind::Unavailable, error))?;
+        let taken = (encoder.total_in() - before) as usize;
+        rest = rest.get(taken..).unwrap_or_default();
+        // With room left, there is nothing more to come.
+        if rest.is_empty() && blocks.len() < blocks.capacity() {
+            break;
         }
-        Ok(())
+        blocks.reserve(STEP);
+    }
+    Ok(Deflated {
+        checksum: checksum_of(data),
+        length: data.len(),
+        blocks,
+    })
+}
+
+/// Whether some samples of the data do not become smaller: trying all of it would take as
+/// long as if they did.
+fn looks_incompressible(data: &[u8]) -> Result<bool> {
+    const SAMPLES: usize = 4;
+    const SAMPLE: usize = 4096;
+    let mut packed = Vec::with_capacity(SAMPLE);
+    for sample in data.chunks(data.len().div_ceil(SAMPLES).max(SAMPLE)) {
+        packed.clear();
+        if compress(sample.get(..SAMPLE).unwrap_or(sample), &mut packed)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Adler-32.
+fn checksum_of(data: &[u8]) -> u32 {
+    // SAFETY: the pointer comes from a slice of the given length.
+    unsafe { z::adler32_z(1, data.as_ptr(), data.len()) as u32 }
+}
+
+/// That of data and a piece behind it.
+fn join_checksums(before: u32, piece: &Deflated) -> u32 {
+    z::adler32_combine(before.into(), piece.checksum.into(), piece.length as _) as u32
+}
+
+impl Pack for Deflater {
+    fn write(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        self.gather(out, |pieces, done| pieces.write(data, deflate_piece, done))
     }
 
     fn finish(&mut self, out: &mut Vec<u8>) -> Result<()> {
-        while !self.step(&[], out, FlushCompress::Finish)?.1 {}
+        self.gather(out, |pieces, done| pieces.flush(deflate_piece, done))?;
+        out.extend_from_slice(&LAST_BLOCK);
+        out.extend_from_slice(&self.checksum.to_be_bytes());
         Ok(())
     }
 }

@@ -155,3 +155,28 @@ fn a_zstd_window_beyond_the_limit_is_refused() {
     let failure = decode(Codec::Zstd, &object, (1000, 1000)).unwrap_err();
     assert!(failure.reason().contains("too much memory"), "{failure}");
 }
+
+#[test]
+fn what_all_cores_have_packed_is_one_object_to_others() {
+    let whole = image(9 << 20);
+    for length in [0, 1, (1 << 20) - 1, 1 << 20, (2 << 20) + 1, 9 << 20] {
+        let data = &whole[..length];
+        let packed = encode(Codec::Zlib, data, 300_000);
+        // One stream, as Python's zlib.decompress takes it, which stops at its end.
+        let mut other = flate2::Decompress::new(true);
+        let mut found = Vec::with_capacity(length + 1);
+        let status = other.decompress_vec(&packed, &mut found, flate2::FlushDecompress::Finish);
+        assert_eq!(status.unwrap(), flate2::Status::StreamEnd);
+        assert_eq!(other.total_in(), packed.len() as u64);
+        assert!(found == data, "{length}");
+        let packed = encode(Codec::Bzip2, data, 300_000);
+        let mut found = Vec::new();
+        let mut other = bzip2::read::MultiBzDecoder::new(packed.as_slice());
+        std::io::Read::read_to_end(&mut other, &mut found).unwrap();
+        assert!(found == data, "{length}");
+    }
+    // Noise is not worth trying, and takes hardly more room than it has.
+    let noise = noise(3 << 20);
+    let packed = encode(Codec::Zlib, &noise, 1 << 20);
+    assert!(packed.len() < noise.len() + noise.len() / 1000);
+}
