@@ -164,6 +164,9 @@ impl ChunkedDriver {
     /// it a moment ago.
     async fn delete_unless_built_on(&self, backup: &Backup, name: &BackupName) -> Result<()> {
         let Shared { store, catalog, .. } = &*self.shared;
+        // Without its metadata it is garbage, which somebody may be removing right now; and
+        // it may yet get its metadata back.
+        let _claim = store.claim(&name.backup_id).await?;
         let text = read_metadata_text(store.as_ref(), name).await;
         delete_metadata(&self.shared, name).await?;
         catalog.forget_listing().await;

@@ -8,7 +8,6 @@
 
 use super::catalog::ANY_BACKUP;
 use super::hashlist::HashList;
-use super::summary::read_metadata_text;
 use super::{Shared, missing_is_fine};
 use crate::driver::{Garbage, GarbageKind};
 use crate::error::{Error, Kind, Result};
@@ -173,24 +172,29 @@ impl Prefixes {
 /// What of a group is garbage now.
 async fn judge(shared: &Shared, group: &Group) -> Result<Option<Garbage>> {
     let name = &group.name;
-    let claimed = shared.store.is_claimed(&name.backup_id).await;
-    match claimed {
-        Ok(false) => {}
-        Ok(true) => return Ok(None),
-        Err(e) => {
-            let backup = &name.backup_id;
-            tracing::warn!("cannot tell whether backup {backup} is being written: {e}");
-            return Ok(None);
-        }
+    if is_claimed(shared, name).await {
+        return Ok(None);
     }
     // Only now: see the module's page.
-    let (kind, objects) = match read_metadata_text(shared.store.as_ref(), name).await {
-        Err(e) if e.kind() == Kind::NotFound => (GarbageKind::Unfinished, group.objects.clone()),
-        Err(e) => return Ok(unknown(name, &e)),
-        Ok(text) => match Metadata::parse(name, &text) {
-            Err(e) => return Ok(unknown(name, &e)),
-            Ok(metadata) => (GarbageKind::Stray, strays(shared, group, &metadata).await),
-        },
+    let (kind, objects) = match shared.read_metadata(name).await {
+        Err(e) if e.kind() == Kind::NotFound => {
+            // Who deletes a backup takes its metadata away, and may put it back.
+            let was_there = group.objects.contains(&name.metadata());
+            if was_there || is_claimed(shared, name).await {
+                return Ok(None);
+            }
+            match shared.read_metadata(name).await {
+                Err(e) if e.kind() == Kind::NotFound => {}
+                _ => return Ok(None),
+            }
+            (GarbageKind::Unfinished, group.objects.clone())
+        }
+        Err(e) => {
+            let backup = &name.backup_id;
+            tracing::warn!("nothing of backup {backup} is taken for garbage: {e}");
+            return Ok(None);
+        }
+        Ok(metadata) => (GarbageKind::Stray, strays(shared, group, &metadata).await),
     };
     let garbage = Garbage {
         kind,
@@ -204,11 +208,14 @@ async fn judge(shared: &Shared, group: &Group) -> Result<Option<Garbage>> {
     measure(shared, garbage).await
 }
 
-/// Metadata that cannot be read does not say what belongs to the backup.
-fn unknown(name: &BackupName, e: &Error) -> Option<Garbage> {
-    let backup = &name.backup_id;
-    tracing::warn!("nothing of backup {backup} is taken for garbage: {e}");
-    None
+/// Whether somebody is writing a backup, or may be.
+async fn is_claimed(shared: &Shared, name: &BackupName) -> bool {
+    let claimed = shared.store.is_claimed(&name.backup_id).await;
+    claimed.unwrap_or_else(|e| {
+        let backup = &name.backup_id;
+        tracing::warn!("cannot tell whether backup {backup} is being written: {e}");
+        true
+    })
 }
 
 /// What metadata does not name.
