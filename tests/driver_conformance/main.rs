@@ -4,7 +4,9 @@
 mod common;
 
 mod changing;
+mod checking;
 mod cinders_format;
+mod garbage;
 mod listing;
 mod writing;
 
@@ -80,6 +82,25 @@ macro_rules! every_driver {
                 listing::lists_nothing_without_metadata
                 listing::shows_what_others_do
                 listing::tells_of_a_backup_that_is_gone
+                checking::finds_nothing_wrong_with_what_is_whole
+                checking::finds_nothing_wrong_with_images_of_other_sizes
+                checking::finds_objects_that_are_damaged
+                checking::finds_what_is_missing_and_what_is_too_much
+                checking::finds_chains_that_are_broken
+                checking::finds_lists_of_hashes_that_are_wrong
+                checking::checks_what_no_object_holds
+                checking::checks_a_sample
+                checking::verifies_what_is_published_again
+                checking::tells_what_has_changed
+                garbage::finds_no_garbage_among_what_is_finished
+                garbage::finds_and_removes_what_was_never_finished
+                garbage::finds_and_removes_strays
+                garbage::leaves_alone_what_may_be_of_another_backup
+                garbage::leaves_alone_what_metadata_does_not_tell
+                garbage::leaves_alone_what_is_young
+                garbage::leaves_alone_what_is_being_written
+                garbage::removes_a_list_of_hashes_that_was_never_published
+                garbage::removes_nothing_when_it_may_only_append
             }
         }
     )*};
