@@ -1,15 +1,20 @@
 //! The commands: a file each. This room wires all the others; only `main` calls it.
 
 mod backends;
+mod backup;
 mod daemon;
+mod disk;
 mod log;
 mod ls;
 mod mount;
+mod mountinfo;
 mod options;
 mod progress;
 mod record;
+mod restore;
 mod rm;
 mod show;
+mod signals;
 mod umount;
 
 use crate::error::{Error, Kind, Result};
@@ -38,6 +43,10 @@ enum Command {
     Ls(ls::Arguments),
     /// Tell all that is known of a backup, without a mount
     Show(show::Arguments),
+    /// Back a file or a block device up, without a mount
+    Backup(backup::Arguments),
+    /// Put a backup onto a file or a block device, without a mount
+    Restore(restore::Arguments),
     /// Delete backups, without a mount
     Rm(rm::Arguments),
     /// Print a backup's record for `cinder backup-import`, without a mount
@@ -113,6 +122,8 @@ pub fn run() -> ExitCode {
         Command::Umount(arguments) => umount::run(&arguments),
         Command::Ls(arguments) => ls::run(&arguments),
         Command::Show(arguments) => show::run(&arguments),
+        Command::Backup(arguments) => backup::run(&arguments),
+        Command::Restore(arguments) => restore::run(&arguments),
         Command::Rm(arguments) => rm::run(&arguments),
         Command::Record(arguments) => record::run(&arguments),
     };

@@ -13,6 +13,7 @@ mod record;
 mod sink;
 
 pub use check::{Garbage, GarbageKind, Progress, Verdict};
+pub use chunked::is_zero;
 pub use content::{Block, BlockKey, BlockSink, Content, Place, Prepared, Source};
 pub use sink::{BackupSink, ChunkData, Description};
 

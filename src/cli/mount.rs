@@ -3,6 +3,7 @@
 use super::backends::{self, Wired};
 use super::daemon::{self, Ready};
 use super::options::MountArguments;
+use super::signals::Signals;
 use super::{Failure, StoreArguments, log, runtime, usage};
 use crate::error::{Error, Kind, Result};
 use crate::fuse::{self, MountOptions, Mounted};
@@ -10,7 +11,7 @@ use clap::Args;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 
 /// How often it is looked whether somebody else has unmounted.
 const LOOK: Duration = Duration::from_millis(200);
@@ -113,14 +114,15 @@ fn serve(wired: Wired, folder: &Path, options: &MountArguments) -> Result<()> {
     };
     let runtime = runtime()?;
     let tree = backends::tree(wired);
-    // Before the mount is there: a signal that comes early must not leave it behind.
-    let signals = runtime.block_on(async { Signals::listen() })?;
+    // Before the mount is there: a signal that comes early must not leave it behind. That
+    // of a terminal that is gone ends a program in the foreground.
+    let signals = runtime.block_on(async { Signals::listen(&[SignalKind::hangup()]) })?;
     let mounted = fuse::mount(Arc::clone(&tree), folder, &mount_options, runtime.handle())?;
     let done = match mounted.wait_until_it_answers() {
         Ok(()) => {
             tracing::info!("mounted on {}", folder.display());
             Ready::tell();
-            runtime.block_on(signals.wait_for_end(&mounted));
+            runtime.block_on(wait_for_end(signals, &mounted));
             Ok(())
         }
         Err(e) => Err(e),
@@ -132,35 +134,14 @@ fn serve(wired: Wired, folder: &Path, options: &MountArguments) -> Result<()> {
     done.and(unmounted)
 }
 
-/// The signals that ask for the end.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    /// The terminal of a program in the foreground is gone.
-    hangup: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self> {
-        let on = |kind| signal(kind).map_err(|e| Error::io("wait for", "signals", &e));
-        Ok(Self {
-            terminate: on(SignalKind::terminate())?,
-            interrupt: on(SignalKind::interrupt())?,
-            hangup: on(SignalKind::hangup())?,
-        })
-    }
-
-    /// Returns when one asks for the end, or when somebody else has unmounted.
-    async fn wait_for_end(mut self, mounted: &Mounted) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => return,
-                () = tokio::time::sleep(LOOK) => {
-                    if mounted.is_over() {
-                        return;
-                    }
+/// Returns when a signal asks for the end, or when somebody else has unmounted.
+async fn wait_for_end(mut signals: Signals, mounted: &Mounted) {
+    loop {
+        tokio::select! {
+            () = signals.any() => return,
+            () = tokio::time::sleep(LOOK) => {
+                if mounted.is_over() {
+                    return;
                 }
             }
         }

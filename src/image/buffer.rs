@@ -1,7 +1,7 @@
 //! A chunk that is being written: in memory while there is room, else in the spool.
 
 use crate::budget::{Budget, Permit};
-use crate::driver::ChunkData;
+use crate::driver::{ChunkData, is_zero};
 use crate::error::Result;
 use crate::spool;
 use std::fs::File;
@@ -158,7 +158,7 @@ impl Buffer {
     pub fn into_data(mut self, length: u64) -> Result<(ChunkData, Vec<Permit>)> {
         self.truncate(length)?;
         if let Data::Memory(data, _) = &self.data
-            && data.iter().all(|byte| *byte == 0)
+            && is_zero(data)
         {
             return Ok((ChunkData::Zero(length), Vec::new()));
         }

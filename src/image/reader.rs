@@ -5,6 +5,7 @@ use super::cache::{BlockCache, Claim, Flight};
 use super::prefetch::Prefetch;
 use crate::driver::{Block, BlockKey, BlockSink, Content, Place, Prepared, Source};
 use crate::error::{Error, Result};
+use bytes::Bytes;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +22,23 @@ pub struct ImageReader {
     /// kernel that reads ahead, does not fill the log.
     logged: Mutex<Option<String>>,
 }
+
+/// A part of an image, checked.
+pub enum Run {
+    /// That many zeros.
+    Zero(u64),
+    /// These bytes.
+    Data(Bytes),
+}
+
+/// The same, where it lies: of data, a part of a block.
+enum Found<'a> {
+    Zero(u64),
+    Data(&'a Bytes, Range<usize>),
+}
+
+/// Where blocks that are at hand are looked up.
+type Lookup<'a> = dyn Fn(&BlockKey) -> Option<Block> + 'a;
 
 /// Claims that are given up when whoever made them goes away.
 struct Claims<'a> {
@@ -85,7 +103,7 @@ impl ImageReader {
     /// What the cache has at once; `None` when something would have to be waited for.
     pub fn try_read(self: &Arc<Self>, offset: u64, length: u64) -> Option<Vec<u8>> {
         let range = self.clip(offset, length);
-        let data = self.assemble(&range, |key| self.cache.get(key))?.ok()?;
+        let data = self.assemble(&range, &|key| self.cache.get(key))?.ok()?;
         self.read_ahead(&range);
         Some(data)
     }
@@ -101,12 +119,44 @@ impl ImageReader {
     }
 
     async fn read_checked(&self, range: &Range<u64>) -> Result<Vec<u8>> {
+        self.gather_checked(range, |blocks| self.assemble(range, blocks))
+            .await
+    }
+
+    /// The same as [`ImageReader::read`], in pieces as they lie in memory, with where
+    /// each begins. It reads nothing ahead, and leaves it to others to log.
+    ///
+    /// # Errors
+    /// As [`ImageReader::read`].
+    pub(super) async fn read_runs(&self, range: &Range<u64>) -> Result<Vec<(u64, Run)>> {
+        self.gather_checked(range, |blocks| {
+            let mut runs = Vec::new();
+            let done = self.walk(range, blocks, |at, found| {
+                runs.push((
+                    at,
+                    match found {
+                        Found::Zero(length) => Run::Zero(length),
+                        Found::Data(bytes, part) => Run::Data(bytes.slice(part)),
+                    },
+                ));
+            });
+            done.map(|done| done.map(|()| runs))
+        })
+        .await
+    }
+
+    /// What `put_together` makes of the blocks of a range, if all of them are right.
+    async fn gather_checked<T>(
+        &self,
+        range: &Range<u64>,
+        put_together: impl Fn(&Lookup<'_>) -> Option<Result<T, u64>>,
+    ) -> Result<T> {
         let mut bad_at = range.start;
         // Perhaps only what lay in memory was bad: then it is taken from the store again.
         for _ in 0..2 {
             let mut blocks = HashMap::new();
             let _prepared = self.gather(range.clone(), &mut blocks).await?;
-            match self.assemble(range, |key| blocks.get(key).cloned()) {
+            match put_together(&|key| blocks.get(key).cloned()) {
                 Some(Ok(data)) => return Ok(data),
                 Some(Err(at)) => bad_at = at,
                 None => {}
@@ -120,13 +170,26 @@ impl ImageReader {
 
     /// Puts a range together from `blocks`. `None` when one is missing, `Some(Err(at))`
     /// when what is at `at` is not what this backup says.
-    fn assemble(
-        &self,
-        range: &Range<u64>,
-        blocks: impl Fn(&BlockKey) -> Option<Block>,
-    ) -> Option<Result<Vec<u8>, u64>> {
+    fn assemble(&self, range: &Range<u64>, blocks: &Lookup<'_>) -> Option<Result<Vec<u8>, u64>> {
         let length = usize::try_from(range.end - range.start).ok()?;
         let mut data = Vec::with_capacity(length);
+        let done = self.walk(range, blocks, |_, found| match found {
+            Found::Zero(length) => data.resize(data.len() + length as usize, 0),
+            Found::Data(bytes, part) => {
+                data.extend_from_slice(bytes.get(part).unwrap_or_default());
+            }
+        })?;
+        Some(done.map(|()| data))
+    }
+
+    /// Calls `take` with all that a range is made of, in order, each checked before. The
+    /// results are those of [`ImageReader::assemble`].
+    fn walk(
+        &self,
+        range: &Range<u64>,
+        blocks: &Lookup<'_>,
+        mut take: impl FnMut(u64, Found<'_>),
+    ) -> Option<Result<(), u64>> {
         let mut at = range.start;
         while at < range.end {
             let mut place = self.content.locate(at);
@@ -135,7 +198,7 @@ impl ImageReader {
                 return Some(Err(at));
             }
             match place.source {
-                Source::Zero => data.resize(data.len() + place.length as usize, 0),
+                Source::Zero => take(at, Found::Zero(place.length)),
                 // After `prepare`, what is still unknown is held by no object.
                 Source::Unknown => return Some(Err(at)),
                 Source::Block(key, within) => {
@@ -146,12 +209,16 @@ impl ImageReader {
                         None => return None,
                     }
                     let start = within as usize;
-                    data.extend_from_slice(block.bytes.get(start..start + place.length as usize)?);
+                    let part = start..start + place.length as usize;
+                    if part.end > block.bytes.len() {
+                        return None;
+                    }
+                    take(at, Found::Data(&block.bytes, part));
                 }
             }
             at += place.length;
         }
-        Some(Ok(data))
+        Some(Ok(()))
     }
 
     /// Makes all blocks of a range available in `blocks`. While the result is held, each

@@ -355,12 +355,13 @@ impl Content for ChunkedImage {
         if offset < extent.start {
             return (offset..extent.start, false);
         }
-        let in_order = self
-            .parts
-            .get(extent.object)
-            .is_some_and(|part| part.entry.codec != Codec::None);
-        if in_order {
-            return (extent.start..extent.end, true);
+        // All that a compressed object held in the image before others took parts of it:
+        // what lies between them is decoded on the way.
+        if let Some(part) = self.parts.get(extent.object)
+            && part.entry.codec != Codec::None
+        {
+            let end = (part.entry.offset + part.entry.length).min(self.size);
+            return (extent.start..end.max(extent.end), true);
         }
         let end = (offset / UNIT_BYTES + 1) * UNIT_BYTES;
         (offset..end.min(extent.end), false)
