@@ -3,7 +3,9 @@
 mod backends;
 mod backup;
 mod daemon;
+mod diff;
 mod disk;
+mod gc;
 mod log;
 mod ls;
 mod mount;
@@ -16,12 +18,15 @@ mod rm;
 mod show;
 mod signals;
 mod umount;
+mod verify;
 
 use crate::error::{Error, Kind, Result};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// It failed, or something is wrong.
+const EXIT_FAILED: u8 = 1;
 /// The command line, the configuration or what it names is wrong.
 const EXIT_USAGE: u8 = 2;
 
@@ -51,6 +56,12 @@ enum Command {
     Rm(rm::Arguments),
     /// Print a backup's record for `cinder backup-import`, without a mount
     Record(record::Arguments),
+    /// Check all that there is to check of backups, without a mount
+    Verify(verify::Arguments),
+    /// Find what belongs to no backup, and remove it, without a mount
+    Gc(gc::Arguments),
+    /// Tell where two backups of a volume differ, without reading them
+    Diff(diff::Arguments),
 }
 
 /// Which backends there are.
@@ -126,12 +137,21 @@ pub fn run() -> ExitCode {
         Command::Restore(arguments) => restore::run(&arguments),
         Command::Rm(arguments) => rm::run(&arguments),
         Command::Record(arguments) => record::run(&arguments),
+        Command::Verify(arguments) => return exit_code(verify::run(&arguments)),
+        Command::Gc(arguments) => return exit_code(gc::run(&arguments)),
+        Command::Diff(arguments) => diff::run(&arguments),
     };
+    exit_code(done.map(|()| true))
+}
+
+/// How the program ends: `false` when a command has said itself what is wrong.
+fn exit_code(done: Result<bool, Failure>) -> ExitCode {
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(EXIT_FAILED),
         Err(Failure { error, usage }) => {
             complain(&error);
-            ExitCode::from(if usage { EXIT_USAGE } else { 1 })
+            ExitCode::from(if usage { EXIT_USAGE } else { EXIT_FAILED })
         }
     }
 }
