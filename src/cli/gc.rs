@@ -21,7 +21,8 @@ pub struct Arguments {
     #[command(flatten)]
     store: StoreArguments,
     /// Only what nobody has written to for so long: 90s, 15m, 24h, 7d, 0
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_age)]
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_age,
+          allow_hyphen_values = true)]
     older_than: Duration,
     /// Remove what is found
     #[arg(long)]

@@ -51,7 +51,7 @@ pub const SMALL_ZLIB: Expected<'static> = Expected {
 /// Every backup in a store. Whatever is in its containers must be right.
 pub fn read_store(root: &Path) -> Vec<Stored> {
     let mut found = Vec::new();
-    for one in entries(root) {
+    for one in folders(root) {
         for two in entries(&one) {
             for container in entries(&two) {
                 found.push(read_container(root, &container));
@@ -64,7 +64,7 @@ pub fn read_store(root: &Path) -> Vec<Stored> {
 /// How many finished backups there are, while others may be in the making.
 pub fn count(root: &Path) -> usize {
     let below = |paths: Vec<PathBuf>| paths.into_iter().flat_map(|path| entries(&path));
-    let files = below(below(below(entries(root)).collect()).collect());
+    let files = below(below(below(folders(root)).collect()).collect());
     files
         .filter(|path| file_name(path).ends_with("_metadata"))
         .count()
@@ -77,6 +77,13 @@ pub fn check_only(root: &Path, expected: Expected<'_>, source: &Path) -> Stored 
     let backup = all.remove(0);
     backup.check(expected, source);
     backup
+}
+
+/// What is in the folder of a store, beside the signs that backups are being written.
+fn folders(root: &Path) -> Vec<PathBuf> {
+    let mut paths = entries(root);
+    paths.retain(|path| !file_name(path).starts_with(".cinderfs-lock-"));
+    paths
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {

@@ -7,6 +7,7 @@ use cinderfs::driver::chunked::Options;
 use cinderfs::driver::{BackupDriver, Basis, Garbage, GarbageKind};
 use cinderfs::error::Kind;
 use cinderfs::store::ObjectStore;
+use serde_json::json;
 use std::time::Duration;
 
 async fn find(rooms: &Rooms) -> Vec<Garbage> {
@@ -173,6 +174,38 @@ pub async fn leaves_alone_what_metadata_does_not_tell(place: &Place) {
     for broken in ["", "{", "{\"version\": \"2.0.0\", \"objects\": []}"] {
         put(store, &made.container, &made.metadata(), broken.into()).await;
         assert_eq!(find(&place.rooms()).await, []);
+    }
+}
+
+/// What has lost its metadata was never unfinished when another backup is built on it.
+pub async fn leaves_alone_what_others_are_built_on(place: &Place) {
+    let store = place.store.as_ref();
+    let full = back_up(place, "v").await;
+    let mut image = full.image.clone();
+    image[5000] ^= 1;
+    let cinder = Cinder::new(place.layout, "zlib");
+    let child = cinder.back_up(store, "v", &image, Some(&full)).await;
+    let metadata = get(store, &full.container, &full.metadata()).await;
+    delete(store, &full, &full.metadata()).await;
+    let rooms = place.rooms();
+    assert_eq!(find(&rooms).await, []);
+    // Whose metadata cannot be read may be built on it.
+    let of_child = get(store, &child.container, &child.metadata()).await;
+    put(store, &child.container, &child.metadata(), b"{".to_vec()).await;
+    assert_eq!(find(&rooms).await, []);
+    put(store, &child.container, &child.metadata(), of_child).await;
+    put(store, &full.container, &full.metadata(), metadata.clone()).await;
+    assert!(rooms.read_all("v", &child.id).await.unwrap() == image);
+    // Found while there was none yet.
+    delete(store, &full, &full.metadata()).await;
+    delete(store, &child, &child.metadata()).await;
+    let found = find(&rooms).await;
+    assert_eq!(found.len(), 2);
+    let of_child = json!({"version": "1.0.0", "parent_id": full.id, "objects": []});
+    let text = serde_json::to_vec(&of_child).unwrap();
+    put(store, &child.container, &child.metadata(), text).await;
+    for garbage in &found {
+        assert!(!rooms.driver.sweep(garbage).await.unwrap());
     }
 }
 

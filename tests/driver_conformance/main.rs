@@ -97,6 +97,7 @@ macro_rules! every_driver {
                 garbage::finds_and_removes_strays
                 garbage::leaves_alone_what_may_be_of_another_backup
                 garbage::leaves_alone_what_metadata_does_not_tell
+                garbage::leaves_alone_what_others_are_built_on
                 garbage::leaves_alone_what_is_young
                 garbage::leaves_alone_what_is_being_written
                 garbage::removes_a_list_of_hashes_that_was_never_published

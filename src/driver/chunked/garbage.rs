@@ -27,6 +27,7 @@ struct Group {
 
 /// See [`crate::driver::BackupDriver::garbage`].
 pub async fn garbage(shared: &Shared, age: Duration) -> Result<Vec<Garbage>> {
+    shared.catalog.forget_listing().await;
     let mut found = leftovers(shared).await?;
     for container in shared.store.containers(ANY_BACKUP).await? {
         let names = list(shared, &container, ANY_BACKUP).await?;
@@ -187,6 +188,9 @@ async fn judge(shared: &Shared, group: &Group) -> Result<Option<Garbage>> {
                 Err(e) if e.kind() == Kind::NotFound => {}
                 _ => return Ok(None),
             }
+            if is_built_on(shared, name).await? {
+                return Ok(None);
+            }
             (GarbageKind::Unfinished, group.objects.clone())
         }
         Err(e) => {
@@ -206,6 +210,26 @@ async fn judge(shared: &Shared, group: &Group) -> Result<Option<Garbage>> {
         modified: None,
     };
     measure(shared, garbage).await
+}
+
+/// Whether a finished backup is built on this one, or may be: then it was finished, too,
+/// and has lost its metadata, and its objects are all that is left of both.
+async fn is_built_on(shared: &Shared, name: &BackupName) -> Result<bool> {
+    let others = shared.catalog.backups(&name.volume_id).await?;
+    let child = others.iter().find(|other| match &other.parent_id {
+        Some(parent) => *parent == name.backup_id,
+        // One that cannot be read does not tell.
+        None => other.fault.is_some(),
+    });
+    if let Some(child) = child {
+        tracing::warn!(
+            "nothing of backup {} is taken for garbage: it has no metadata, but backup {} is \
+             built on it, or may be",
+            name.backup_id,
+            child.id
+        );
+    }
+    Ok(child.is_some())
 }
 
 /// Whether somebody is writing a backup, or may be.
