@@ -3,7 +3,7 @@
 
 use crate::driver::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 /// What a bar shows: what is done, how much of it, how fast, and how long it will take.
 const TEMPLATE: &str = "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}, {eta} left";
@@ -32,6 +32,13 @@ impl Bar {
     /// Takes the bar away for as long as `speak` writes to the terminal.
     pub fn pause<T>(&self, speak: impl FnOnce() -> T) -> T {
         self.0.suspend(speak)
+    }
+
+    /// Says something on standard error while the bar is there.
+    pub fn say(&self, text: &str) {
+        // That nobody can hear it must not end the work.
+        let say = || drop(writeln!(std::io::stderr(), "cinderfs: {text}"));
+        self.pause(say);
     }
 }
 
