@@ -143,6 +143,14 @@ impl ChunkedDriver {
         }
     }
 
+    /// From here on a backup does not exist any more, unless others are built on it.
+    async fn withdraw_named(&self, backup: &Backup) -> Result<Arc<BackupName>> {
+        let _alone = self.shared.writing.delete().await;
+        let name = self.check_deletable(backup).await?;
+        self.delete_unless_built_on(backup, &name).await?;
+        Ok(name)
+    }
+
     /// The name of a backup that may be deleted.
     async fn check_deletable(&self, backup: &Backup) -> Result<Arc<BackupName>> {
         self.refuse_if_append_only(backup)?;
@@ -259,14 +267,12 @@ impl BackupDriver for ChunkedDriver {
 
     async fn delete(&self, backup: &Backup) -> Result<()> {
         let shared = &self.shared;
-        let name = self.check_deletable(backup).await?;
-        self.delete_unless_built_on(backup, &name).await?;
+        let name = self.withdraw_named(backup).await?;
         delete_objects(shared, &name).await
     }
 
     async fn withdraw(&self, backup: &Backup) -> Result<()> {
-        let name = self.check_deletable(backup).await?;
-        self.delete_unless_built_on(backup, &name).await
+        self.withdraw_named(backup).await.map(drop)
     }
 
     async fn space(&self) -> Result<Option<Space>> {

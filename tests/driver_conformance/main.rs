@@ -7,41 +7,73 @@ mod changing;
 mod checking;
 mod cinders_format;
 mod garbage;
+mod incremental;
 mod listing;
 mod writing;
 
 use cinderfs::driver::chunked::Options;
 use cinderfs::driver::{BackupSink, ChunkData};
-use cinderfs::error::Result;
+use cinderfs::error::{Kind, Result};
 use cinderfs::format::Layout;
 use cinderfs::store::ObjectStore;
+use cinderfs::store::fault::{Call, FaultStore};
 use cinderfs::store::memory::MemoryStore;
 use cinderfs::store::posix::PosixStore;
 use common::library::{MIB, Rooms, options};
+use incremental::content as incremental_content;
+use incremental::parents as incremental_parents;
+use incremental::writing as incremental_writing;
 use std::sync::Arc;
+
+type Rule = Box<dyn Fn(&Call) -> Option<Kind> + Send + Sync>;
+
+/// What can be asked of a store that is watched, whatever store it is.
+pub trait Faults: Send + Sync {
+    /// See [`FaultStore::fail_when`].
+    fn fail_when(&self, rule: Rule);
+    /// See [`FaultStore::take_chunk_reads`].
+    fn take_chunk_reads(&self) -> (u64, u64);
+}
+
+impl<S: ObjectStore> Faults for FaultStore<S> {
+    fn fail_when(&self, rule: Rule) {
+        self.fail_when(rule);
+    }
+
+    fn take_chunk_reads(&self) -> (u64, u64) {
+        self.take_chunk_reads()
+    }
+}
 
 /// What a promise is checked on.
 pub struct Place {
     pub store: Arc<dyn ObjectStore>,
+    pub faults: Arc<dyn Faults>,
     pub layout: Layout,
     _folder: Option<tempfile::TempDir>,
 }
 
 impl Place {
-    fn memory(layout: Layout) -> Self {
+    fn over(store: impl ObjectStore + 'static, layout: Layout) -> Self {
+        let store = Arc::new(FaultStore::new(store));
         Self {
-            store: Arc::new(MemoryStore::new()),
+            faults: Arc::clone(&store) as Arc<dyn Faults>,
+            store,
             layout,
             _folder: None,
         }
     }
 
+    fn memory(layout: Layout) -> Self {
+        Self::over(MemoryStore::new(), layout)
+    }
+
     fn posix() -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let store = PosixStore::open(folder.path()).unwrap();
         Self {
-            store: Arc::new(PosixStore::open(folder.path()).unwrap()),
-            layout: Layout::Posix,
             _folder: Some(folder),
+            ..Self::over(store, Layout::Posix)
         }
     }
 
@@ -79,6 +111,34 @@ macro_rules! every_driver {
                 changing::changes_names_descriptions_and_times
                 changing::deletes_what_nothing_is_built_on
                 changing::deletes_nothing_when_it_may_only_append
+                incremental_content::an_increment_is_what_cinder_would_write
+                incremental_content::random_changes_are_what_cinder_would_write
+                incremental_content::nothing_changed_makes_no_object
+                incremental_content::an_image_may_grow
+                incremental_content::a_smaller_image_is_no_increment
+                incremental_content::a_smaller_image_may_grow_again
+                incremental_content::zeros_over_data_are_a_change
+                incremental_content::no_chunk_of_the_parent_is_fetched
+                incremental_content::a_list_that_is_damaged_inside_makes_changes
+                incremental_content::a_chain_of_fifty
+                incremental_parents::the_newest_that_is_fit_becomes_the_parent
+                incremental_parents::a_chain_is_no_longer_than_it_may_be
+                incremental_parents::a_parent_that_is_deleted_by_another
+                incremental_parents::a_parent_that_is_deleted_in_the_last_moment
+                incremental_parents::a_parent_that_is_written_anew_by_another
+                incremental_parents::a_parent_may_be_renamed_meanwhile
+                incremental_parents::a_parent_stays_while_its_child_is_written
+                incremental_parents::a_child_that_is_begun_while_its_parent_goes
+                incremental_parents::two_children_of_one_parent
+                incremental_parents::a_child_of_what_was_just_published
+                incremental_writing::chunks_may_change_at_any_time
+                incremental_writing::what_was_published_stays_after_a_revert
+                incremental_writing::discarding_leaves_nothing
+                incremental_writing::whatever_put_fails_nothing_is_lost
+                incremental_writing::a_chunk_that_failed_can_be_stored_again
+                incremental_writing::a_hole_that_failed_can_be_stored_again
+                incremental_writing::what_failed_to_become_a_full_one_is_an_increment_still
+                incremental_writing::what_is_sealed_takes_nothing_more
                 listing::lists_nothing_without_metadata
                 listing::shows_what_others_do
                 listing::tells_of_a_backup_that_is_gone

@@ -8,6 +8,7 @@ use crate::driver::Backup;
 use crate::error::{Error, Kind, Result};
 use crate::format::{BackupName, Digest};
 use std::cmp::Reverse;
+use std::iter;
 use std::ops::Range;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
@@ -22,6 +23,8 @@ pub struct Parent {
     /// Where it lies.
     pub name: Arc<BackupName>,
     hashes: HashList,
+    /// That of the list of hashes, which is written anew along with the image.
+    version: String,
     image: OnceCell<ChunkedImage>,
 }
 
@@ -71,9 +74,15 @@ impl Parent {
             Err(e) if e.kind() == Kind::NotFound => return Ok(Err("is gone".to_owned())),
             other => other?,
         };
+        let no_list = || Ok(Err("has no list of hashes that can be used".to_owned()));
+        // Before it is read: what is written later has another version.
+        let version = match shared.store.stat(&name.container, &name.sha256file()).await {
+            Err(e) if e.kind() == Kind::NotFound => return no_list(),
+            other => other?.version,
+        };
         let hashes = match shared.hashes_of(&name, Some(backup.generation)).await? {
             Some(hashes) => hashes,
-            None => return Ok(Err("has no list of hashes that can be used".to_owned())),
+            None => return no_list(),
         };
         let own = shared.options.sha_block_size;
         if hashes.block_size() != own {
@@ -89,8 +98,43 @@ impl Parent {
             backup: Arc::clone(backup),
             name,
             hashes,
+            version,
             image: OnceCell::new(),
         }))
+    }
+
+    /// Makes sure that it is there still, and that it is what `child` was compared with.
+    ///
+    /// # Errors
+    /// `Unavailable` when it is not; those of the store.
+    pub async fn check(&self, shared: &Shared, child: &str) -> Result<()> {
+        let store = &shared.store;
+        let container = &self.name.container;
+        let gone = |e: Error| match e.kind() {
+            Kind::NotFound => self.lost(child, "deleted"),
+            _ => e,
+        };
+        let metadata = store.stat(container, &self.name.metadata()).await;
+        metadata.map_err(gone)?;
+        let list = store.stat(container, &self.name.sha256file()).await;
+        match list.map_err(gone)?.version == self.version {
+            true => Ok(()),
+            false => Err(self.lost(child, "written anew")),
+        }
+    }
+
+    fn lost(&self, child: &str, how: &str) -> Error {
+        let reason = format!(
+            "its parent {} was {how} while it was written",
+            self.backup.id
+        );
+        Error::new(
+            Kind::Unavailable,
+            "write",
+            format!("backup {child}"),
+            reason,
+        )
+        .advise("write it once more")
     }
 
     /// Its image, for who has to read back what was not changed.
@@ -102,14 +146,28 @@ impl Parent {
         self.image.get_or_try_init(open).await
     }
 
-    /// The runs of blocks, from block `first` on, whose digests are not those of the
-    /// parent: as numbers of blocks, counted from `first`.
+    /// The runs of blocks of `child`, from block `first` on, whose digests are not those of
+    /// the parent: as numbers of blocks, counted from `first`.
     ///
     /// # Errors
-    /// Those of reading the parent's list.
-    pub async fn changes(&self, first: u64, digests: &[Digest]) -> Result<Vec<Range<u64>>> {
-        let blocks = first..first + digests.len() as u64;
-        let _held = self.hashes.load(blocks.clone()).await?;
+    /// `Unavailable` when the parent is gone; those of reading its list.
+    pub async fn changes(
+        &self,
+        child: &str,
+        first: u64,
+        digests: &[Digest],
+    ) -> Result<Vec<Range<u64>>> {
+        let count = digests.len() as u64;
+        let _held = match self.hashes.load(first..first + count).await {
+            Ok(held) => held,
+            // Whatever the blocks were: to store them is right.
+            Err(e) if e.kind() == Kind::Corrupt => {
+                tracing::warn!("backup {child} holds more than what has changed: {e}");
+                return Ok(iter::once(0..count).filter(|all| !all.is_empty()).collect());
+            }
+            Err(e) if e.kind() == Kind::NotFound => return Err(self.lost(child, "deleted")),
+            Err(e) => return Err(e),
+        };
         let mut runs: Vec<Range<u64>> = Vec::new();
         for (number, digest) in (0..).zip(digests) {
             // Behind its end, everything has changed.

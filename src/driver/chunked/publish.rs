@@ -60,23 +60,10 @@ impl ChunkedSink {
     }
 
     async fn check_parent(&self, state: &State) -> Result<()> {
-        let Some(parent) = self.parent_of(state) else {
-            return Ok(());
-        };
-        let (container, metadata) = (&parent.name.container, parent.name.metadata());
-        let stat = self.shared.store.stat(container, &metadata).await;
-        stat.map(drop).map_err(|e| match e.kind() {
-            Kind::NotFound => Error::new(
-                Kind::Unavailable,
-                "publish",
-                format!("backup {}", self.name.backup_id),
-                format!(
-                    "its parent {} was deleted while it was written",
-                    parent.backup.id
-                ),
-            ),
-            _ => e,
-        })
+        match self.parent_of(state) {
+            Some(parent) => parent.check(&self.shared, &self.name.backup_id).await,
+            None => Ok(()),
+        }
     }
 
     /// Deletes objects that nothing names any more.

@@ -27,7 +27,7 @@ use std::fs::File;
 use std::iter;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
@@ -83,6 +83,15 @@ pub(super) struct State {
     pub(super) obsolete: BTreeSet<u64>,
 }
 
+/// Which numbers the objects of a chunk get that is stored once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Numbering {
+    /// Those that it has, unless they are part of a published backup.
+    Again,
+    /// None that were ever given to anything.
+    Fresh,
+}
+
 /// A chunk that was stored.
 #[derive(Debug, Clone)]
 pub(super) struct Chunk {
@@ -110,6 +119,8 @@ impl ChunkedSink {
     /// `Invalid` when it cannot be built on anything and must; those of the store.
     pub(super) async fn new(shared: &Arc<Shared>, volume_id: &str, basis: Basis) -> Result<Self> {
         let options = &shared.options;
+        let backup_id = uuid::Uuid::new_v4().to_string();
+        let choosing = shared.writing.choose().await;
         let parent = match basis {
             Basis::Full => None,
             Basis::Newest => Some(Parent::newest(shared, volume_id).await?),
@@ -118,9 +129,11 @@ impl ChunkedSink {
                 Incremental::Auto => parent_if_fit(shared, volume_id).await?,
             },
         };
+        let parent_id = parent.as_ref().map(|parent| parent.backup.id.as_str());
+        let entry = shared.writing.begin(&backup_id, parent_id);
+        drop(choosing);
         let before = parent.as_ref().and_then(|parent| parent.backup.created_at);
         let created_at = Timestamp::now_after(before);
-        let backup_id = uuid::Uuid::new_v4().to_string();
         let stamp = stamp(created_at);
         let name = match options.layout {
             Layout::Posix => {
@@ -131,8 +144,6 @@ impl ChunkedSink {
                 BackupName::new_swift(container, "nova", volume_id, &backup_id, &stamp)
             }
         };
-        let parent_id = parent.as_ref().map(|parent| parent.backup.id.as_str());
-        let entry = shared.writing.begin(&backup_id, parent_id);
         let claim = shared.store.claim(&backup_id).await?;
         Ok(Self {
             digests: Arc::new(spool::file(&shared.resources.spool_path)?),
@@ -150,6 +161,20 @@ impl ChunkedSink {
         })
     }
 
+    /// Others may have built on it.
+    fn refuse_if_sealed(&self) -> Result<()> {
+        if self.signs().is_some() {
+            return Ok(());
+        }
+        let subject = format!("backup {}", self.name.backup_id);
+        let reason = "a finished backup is a record and never changes";
+        Err(Error::new(Kind::Sealed, "write to", subject, reason))
+    }
+
+    fn signs(&self) -> MutexGuard<'_, Option<(Entry, Claim)>> {
+        self.signs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The parent, as long as it is to have one.
     pub(super) fn parent_of(&self, state: &State) -> Option<&Parent> {
         self.parent.as_ref().filter(|_| !state.on_its_own)
@@ -160,7 +185,13 @@ impl ChunkedSink {
     }
 
     /// Stores a chunk: whatever of it is not as in `parent`.
-    async fn store_data(&self, index: u64, data: ChunkData, parent: Option<&Parent>) -> Result<()> {
+    async fn store_data(
+        &self,
+        index: u64,
+        data: ChunkData,
+        parent: Option<&Parent>,
+        numbering: Numbering,
+    ) -> Result<()> {
         let sha = self.shared.options.sha_block_size;
         let length = data.len();
         let (data, hashed) = blocking(move || {
@@ -171,20 +202,30 @@ impl ChunkedSink {
         let runs: Vec<Range<u64>> = match parent {
             Some(parent) => {
                 let first = index * (self.chunk_size / sha);
-                let runs = parent.changes(first, &hashed.digests).await?;
+                let id = &self.name.backup_id;
+                let runs = parent.changes(id, first, &hashed.digests).await?;
                 let bytes = |run: Range<u64>| run.start * sha..(run.end * sha).min(length);
                 runs.into_iter().map(bytes).collect()
             }
             None => iter::once(0..length).collect(),
         };
-        let preferred = parent.is_none().then_some(index + 1);
         let numbers = {
             let mut state = self.state.lock().await;
             let state = &mut *state;
             let current = state.chunks.get(&index).map(|chunk| chunk.numbers());
             let current: Vec<u64> = current.into_iter().flatten().collect();
             // Taken before the objects are there, so that nobody else takes them.
-            state.numbers.take(index, runs.len(), &current, preferred)
+            let numbers = match numbering {
+                Numbering::Fresh => state.numbers.take(index, runs.len(), &[], None),
+                Numbering::Again => {
+                    let preferred = parent.is_none().then_some(index + 1);
+                    state.numbers.take(index, runs.len(), &current, preferred)
+                }
+            };
+            // Should they not all be stored, those that are belong to nothing.
+            let new = numbers.iter().filter(|number| !current.contains(number));
+            state.obsolete.extend(new);
+            numbers
         };
         self.keep_digests(index, &hashed).await?;
         let runs = numbers.iter().copied().zip(runs).collect();
@@ -226,20 +267,33 @@ impl ChunkedSink {
     ) -> Result<Vec<(ObjectEntry, u64)>> {
         let mut stored = Vec::with_capacity(runs.len());
         let mut puts: JoinSet<Result<()>> = JoinSet::new();
+        let mut outcome = Ok(());
         for (number, run) in runs {
-            let packed = self.pack(&data, run).await?;
+            let packed = match self.pack(&data, run).await {
+                Ok(packed) => packed,
+                Err(e) => {
+                    outcome = Err(e);
+                    break;
+                }
+            };
             stored.push((self.entry(index, number, &packed), packed.body.len()));
             let (store, container) = (Arc::clone(&self.shared.store), self.name.container.clone());
             let (object, body) = (self.name.chunk(number), packed.body.clone());
             puts.spawn(async move { store.put(&container, &object, body).await });
-            while puts.len() >= PUTS {
-                join_put(&mut puts).await?;
+            while puts.len() >= PUTS && outcome.is_ok() {
+                outcome = join_put(&mut puts).await;
+            }
+            if outcome.is_err() {
+                break;
             }
         }
+        // After a failure, too: none may land when its number stands for another object, or
+        // when all was cleared away.
         while !puts.is_empty() {
-            join_put(&mut puts).await?;
+            let put = join_put(&mut puts).await;
+            outcome = outcome.and(put);
         }
-        Ok(stored)
+        outcome.map(|()| stored)
     }
 
     fn entry(&self, index: u64, number: u64, packed: &Packed) -> ObjectEntry {
@@ -320,7 +374,8 @@ impl ChunkedSink {
         let parent = self.parent_now().await;
         for (index, length) in missing {
             let zeros = ChunkData::Zero(length);
-            self.store_data(index, zeros, parent).await?;
+            self.store_data(index, zeros, parent, Numbering::Again)
+                .await?;
         }
         Ok(())
     }
@@ -360,7 +415,8 @@ impl ChunkedSink {
         };
         for index in stored {
             if let Some(data) = self.read_back(index).await? {
-                self.store_data(index, data, None).await?;
+                // What is there stays right until all of it is replaced.
+                self.store_data(index, data, None, Numbering::Fresh).await?;
             }
         }
         self.state.lock().await.on_its_own = true;
@@ -424,8 +480,9 @@ impl BackupSink for ChunkedSink {
     }
 
     async fn store(&self, index: u64, data: ChunkData) -> Result<()> {
+        self.refuse_if_sealed()?;
         let parent = self.parent_now().await;
-        let stored = self.store_data(index, data, parent).await;
+        let stored = self.store_data(index, data, parent, Numbering::Again).await;
         if stored.is_err() {
             self.state.lock().await.lacking.insert(index);
         }
@@ -446,6 +503,7 @@ impl BackupSink for ChunkedSink {
     }
 
     async fn publish(&self, size: u64, description: &Description) -> Result<Arc<Backup>> {
+        self.refuse_if_sealed()?;
         self.complete(size).await?;
         self.publish_complete(size, description).await
     }
@@ -468,8 +526,8 @@ impl BackupSink for ChunkedSink {
     }
 
     fn seal(&self) {
-        let mut signs = self.signs.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(signs.take());
+        let signs = self.signs().take();
+        drop(signs);
     }
 }
 

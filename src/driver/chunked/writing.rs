@@ -3,12 +3,16 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// See the module's page.
 #[derive(Debug, Default)]
 pub struct Writing {
     /// Parents of the backups that are being written, by their ids.
     parents: Mutex<HashMap<String, Option<String>>>,
+    /// Shared while a parent is chosen, alone while a backup is deleted: a child is begun
+    /// before or after that.
+    choosing: RwLock<()>,
 }
 
 /// One that is being written, until this is dropped.
@@ -21,6 +25,16 @@ pub struct Entry {
 impl Writing {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Option<String>>> {
         self.parents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// While this is held, nothing is deleted, and a parent may be chosen.
+    pub async fn choose(&self) -> RwLockReadGuard<'_, ()> {
+        self.choosing.read().await
+    }
+
+    /// While this is held, nobody chooses a parent, and a backup may be deleted.
+    pub async fn delete(&self) -> RwLockWriteGuard<'_, ()> {
+        self.choosing.write().await
     }
 
     /// A backup is begun.
