@@ -3,6 +3,8 @@
 #[allow(dead_code, reason = "each test uses a part of it")]
 pub mod cinder;
 #[allow(dead_code, reason = "each test uses a part of it")]
+pub mod device;
+#[allow(dead_code, reason = "each test uses a part of it")]
 pub mod golden;
 #[allow(dead_code, reason = "each test uses a part of it")]
 pub mod library;

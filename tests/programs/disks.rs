@@ -1,13 +1,12 @@
 //! Disks of virtual machines: qemu-img and loop mounts.
 
 use crate::backup::{NAME, Time, VOLUME, check_backup, check_script, image_of, sparse_image};
+use crate::common::device::{LoopDevice, Mounted};
 use crate::common::golden::sha256;
 use crate::common::library::Dice;
 use crate::common::mount::{Lab, MIB, command, is_root_for, output, run, shell, wait_for};
 use crate::common::store_check::SMALL_ZLIB;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 #[test]
 fn qemu_img_convert() {
@@ -54,24 +53,6 @@ fn qemu_img_looks_at_a_backup() {
     run(&mut shell(out, &[&source, &target]));
 }
 
-/// Takes a loop mount away, however the test ends.
-struct LoopMount(PathBuf);
-
-impl Drop for LoopMount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).output();
-    }
-}
-
-/// Frees a loop device.
-struct LoopDevice(String);
-
-impl Drop for LoopDevice {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").args(["-d", &self.0]).output();
-    }
-}
-
 #[test]
 fn a_real_disk_image_goes_in_and_out_and_is_mounted_from_the_mount() {
     if !is_root_for("a loop mount") {
@@ -96,10 +77,8 @@ fn a_real_disk_image_goes_in_and_out_and_is_mounted_from_the_mount() {
         sha256(&fs::read(&source).unwrap())
     );
     let at = lab.path("loop");
-    fs::create_dir(&at).unwrap();
     {
-        run(&mut shell(r#"mount -o loop,ro "$1" "$2""#, &[&target, &at]));
-        let _mounted = LoopMount(at.clone());
+        let _mounted = Mounted::with("loop,ro", &target, &at);
         run(&mut shell(
             r#"diff -r --exclude=lost+found "$1" "$2""#,
             &[&tree, &at],
@@ -109,11 +88,10 @@ fn a_real_disk_image_goes_in_and_out_and_is_mounted_from_the_mount() {
     let busy = || output(&mut shell(r#"losetup -j "$1""#, &[&target])).stdout;
     wait_for("the loop device is free", || busy().is_empty());
     {
-        let device = run(&mut shell(r#"losetup -r -f --show "$1""#, &[&target]));
-        let device = LoopDevice(device.trim().to_owned());
+        let device = LoopDevice::over(&target, &["-r"]);
         run(&mut shell(
             r#"cmp "$1" "$2""#,
-            &[source.as_path(), Path::new(&device.0)],
+            &[source.as_path(), device.path()],
         ));
     }
     wait_for("the loop device is free", || busy().is_empty());
