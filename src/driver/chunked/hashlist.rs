@@ -203,8 +203,10 @@ impl HashList {
         let expected = self
             .peek(index)
             .map_or_else(|| "?".into(), |digest| to_hex(&digest));
+        let at = index.saturating_mul(self.block_size());
         format!(
-            "block {index} of the image does not have the sha256 {expected} of the backup's list"
+            "block {index} of the image (at byte {at}) does not have the sha256 {expected} of \
+             the backup's list"
         )
     }
 }
