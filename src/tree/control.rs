@@ -41,21 +41,21 @@ impl Tree {
                     .map(|volume| Node::ControlVolume(*backend, volume))
             }
             Node::ControlVolume(backend, volume) => {
-                let kinds: [(&str, fn(usize, String, String) -> Node); 2] =
-                    [(SIDECAR, Node::Sidecar), (RECORD, Node::Record)];
-                let mut kinds = kinds.into_iter();
-                let found =
-                    kinds.find_map(|(end, node)| Some((name.strip_suffix(end)?, end, node)));
-                let Some((file, end, node)) = found else {
+                let record = name.strip_suffix(RECORD);
+                let Some(file) = record.or(name.strip_suffix(SIDECAR)) else {
                     return Ok(None);
                 };
                 let listed = self.listed_in(*backend, volume).await?;
-                listed
-                    .into_iter()
-                    .find(|(known, _)| known == file)
-                    // Nobody shall import what cannot be read.
-                    .filter(|(_, backup)| end != RECORD || backup.fault.is_none())
-                    .map(|(_, backup)| node(*backend, volume.clone(), backup.id.clone()))
+                let found = listed.into_iter().find(|(known, _)| known == file);
+                found.and_then(|(_, backup)| {
+                    let ids = (volume.clone(), backup.id.clone());
+                    match record {
+                        None => Some(Node::Sidecar(*backend, ids.0, ids.1)),
+                        // Nobody shall import what cannot be read.
+                        Some(_) if backup.fault.is_some() => None,
+                        Some(_) => Some(Node::Record(*backend, ids.0, ids.1)),
+                    }
+                })
             }
             _ => None,
         })
