@@ -8,7 +8,7 @@ use common::library::Dice;
 use common::mount::{
     CINDERFS, Lab, MIB, command, detach, fail, is_root_for, kill, names, output, run, wait_for,
 };
-use common::store_check::{Expected, SMALL_ZLIB, check_only, count, read_store};
+use common::store_check::{Expected, SMALL_ZLIB, check_only, read_store};
 use serde_json::Value;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -400,7 +400,12 @@ fn one_that_is_killed_is_not_listed() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!(run(&mut ask(&lab, &["ls", "posix"])), "");
-    assert_eq!(count(&lab.store()), 0);
+    let metadata = r#"find "$1" -name '*_metadata'"#;
+    assert_eq!(run(&mut common::mount::shell(metadata, &[lab.store()])), "");
+    // What it left is in nobody's way.
+    let source = lab.source("disk.img", &Dice(16).image(MIB));
+    run(&mut back_up(&lab, &source, &[]));
+    assert_eq!(run(&mut ask(&lab, &["ls", "posix/v"])), "disk.img\n");
 }
 
 /// Takes away what is mounted on the store.
@@ -455,4 +460,53 @@ fn progress_is_shown_on_a_terminal_only() {
     let done = output(&mut back_up(&lab, &source, &[]));
     assert!(done.status.success());
     assert_eq!(done.stderr, b"");
+}
+
+#[test]
+fn what_has_changed_since_the_newest_backup() {
+    let lab = Lab::new();
+    let mut image = Dice(15).image(5 * MIB + 77);
+    let source = lab.source("disk.img", &image);
+    let more = ["--incremental", "--json", "--name"];
+    let made = |name: &str| -> Value {
+        let told = run(&mut back_up(&lab, &source, &[&more[..], &[name]].concat()));
+        serde_json::from_str(&told).unwrap()
+    };
+    // There is nothing to build on yet.
+    let refused = &mut back_up(&lab, &source, &["--incremental"]);
+    check_refused(&lab, refused, 1, &["v"]);
+    run(&mut back_up(&lab, &source, &[]));
+    let full = run(&mut ask(&lab, &["show", "--json", "posix/v/disk.img"]));
+    let full: Value = serde_json::from_str(&full).unwrap();
+    let unchanged = made("unchanged");
+    assert_eq!(unchanged["parent_id"], full["backup_id"]);
+    assert_eq!(unchanged["object_count"], 0);
+    // A hole where data was, and data elsewhere.
+    image[MIB..2 * MIB].fill(0);
+    image[3 * MIB + 5] ^= 1;
+    lab.source("disk.img", &image);
+    let file = OpenOptions::new().write(true).open(&source).unwrap();
+    let punch = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(&file, punch, MIB as u64, MIB as u64).unwrap();
+    let changed = made("changed");
+    assert_eq!(changed["parent_id"], unchanged["backup_id"]);
+    assert_eq!(changed["depth"], 2);
+    let copy = lab.path("copy.img");
+    let arguments = ["restore", "posix/v/changed", copy.to_str().unwrap()];
+    run(&mut ask(&lab, &arguments));
+    run(&mut command("cmp", &[&source, &copy]));
+    let (code, said) = fail(&mut ask(&lab, &["rm", "posix/v/disk.img"]));
+    assert_eq!(code, 1);
+    assert!(
+        said.contains(unchanged["backup_id"].as_str().unwrap()),
+        "{said}"
+    );
+    let all = [
+        "rm",
+        "posix/v/disk.img",
+        "posix/v/changed",
+        "posix/v/unchanged",
+    ];
+    run(&mut ask(&lab, &all));
+    check_nothing_left(&lab);
 }
