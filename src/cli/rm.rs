@@ -2,10 +2,10 @@
 
 use super::backends::{Wired, find_backup, named_backups};
 use super::{Failure, StoreArguments, complain, log, runtime, split_target, usage};
-use crate::driver::Backup;
+use crate::driver::{Backup, leaves_first};
 use crate::error::{Error, Kind, Result};
 use clap::Args;
-use std::cmp::Reverse;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Arguments of the command.
@@ -86,29 +86,15 @@ async fn resolve<'a>(wired: &Wired, target: &[&'a str]) -> Result<Vec<Doomed<'a>
 
 /// Deletes what others are built on after those.
 async fn remove_in_order(wired: &Wired, mut doomed: Vec<Doomed<'_>>) -> Vec<Error> {
-    let key = |one: &Doomed<'_>| (one.backend.to_owned(), one.backup.service_metadata.clone());
-    // One that cannot be read does not tell what it is built on, and so holds all others.
-    let rank = |one: &Doomed<'_>| (one.backup.fault.is_none(), Reverse(one.backup.depth));
-    doomed.sort_by_key(|one| (rank(one), key(one)));
-    doomed.dedup_by_key(|one| key(one));
+    // Named twice, perhaps as a part of its volume.
+    let mut seen = HashSet::new();
+    doomed.retain(|one| seen.insert((one.backend, one.backup.service_metadata.clone())));
+    leaves_first(&mut doomed, |one| &one.backup);
     let mut failures = Vec::new();
-    // Of damaged ones the depth may not be known: they are tried again for as long as
-    // others go.
-    loop {
-        let (before, mut held) = (doomed.len(), Vec::new());
-        for one in doomed {
-            match remove(wired, &one).await {
-                Ok(()) => {}
-                Err(e) if e.kind() == Kind::Dependents => held.push((one, e)),
-                Err(e) => failures.push(e),
-            }
-        }
-        if held.is_empty() || held.len() == before {
-            failures.extend(held.into_iter().map(|(_, e)| e));
-            return failures;
-        }
-        doomed = held.into_iter().map(|(one, _)| one).collect();
+    for one in doomed {
+        failures.extend(remove(wired, &one).await.err());
     }
+    failures
 }
 
 async fn remove(wired: &Wired, one: &Doomed<'_>) -> Result<()> {
