@@ -307,7 +307,12 @@ fn after_a_crash_nothing_is_left_of_what_was_not_finished() {
         drop(writer);
         if moment % 2 == 1 {
             // As when it was in the midst of storing something.
-            let folder = files(&lab.store())[1].parent().unwrap().to_owned();
+            let stored = files(&lab.store());
+            let chunk = stored
+                .iter()
+                .find(|file| ends_with(file, "-00001"))
+                .unwrap();
+            let folder = chunk.parent().unwrap().to_owned();
             fs::write(folder.join(".cinderfs-stage-x"), "half").unwrap();
         }
         assert_eq!(count(&lab.store()), finished);
