@@ -223,6 +223,8 @@ impl Tree {
             if let Err(e) = draft.publish(!draft.is_open()).await {
                 tracing::error!("backup {} ({}) is lost: {e}", draft.id(), draft.name());
             }
+            // Others need not wait until the program has ended, and find nothing to remove.
+            draft.writer.seal();
         }
     }
 }
