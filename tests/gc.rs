@@ -336,3 +336,41 @@ fn after_a_crash_nothing_is_left_of_what_was_not_finished() {
         }
     }
 }
+
+/// A new version of an image, as the next incremental backup, is killed anywhere in it.
+#[test]
+fn a_crash_in_an_incremental_backup_leaves_its_parent_whole() {
+    for before in [0, 1, 3] {
+        let lab = Lab::new();
+        let mount = lab.mount();
+        let mut image = Dice(3).image(6 * MIB);
+        let volume = mount.volume("v");
+        write(&volume.join("full.img"), &image);
+        for at in 0..6 {
+            image[at * MIB + 5000] ^= 1;
+        }
+        let objects = chunks(&lab);
+        let mut writer = Writer::new(&volume.join(".incremental/next.img"));
+        writer.write(&image);
+        wait_for("changes are in the store", || {
+            chunks(&lab) > objects + before
+        });
+        mount.crash();
+        drop(writer);
+        assert_eq!(count(&lab.store()), 1);
+        run(&mut ask(&lab, &["gc", "--delete", "--older-than", "0"]));
+        assert_clean(&lab);
+        assert_eq!(chunks(&lab), objects);
+        // And once more, to its end.
+        let mount = lab.mount();
+        write(&mount.volume("v").join(".incremental/next.img"), &image);
+        mount.unmount();
+        assert_clean(&lab);
+        assert_eq!(count(&lab.store()), 2);
+        let text = run(&mut ask(
+            &lab,
+            &["diff", "posix/v/full.img", "posix/v/next.img"],
+        ));
+        assert_eq!(text.lines().count(), 6, "{text}");
+    }
+}

@@ -3,13 +3,22 @@
 
 mod common;
 
-use common::golden::Tree;
-use common::library::Dice;
+use cinderfs::driver::BackupDriver;
+use cinderfs::error::Kind;
+use cinderfs::format::Layout;
+use cinderfs::store::ObjectStore;
+use cinderfs::store::fault::{Call, FaultStore};
+use cinderfs::store::memory::MemoryStore;
+use common::cinder::Cinder;
+use common::golden::{TREES, Tree};
+use common::library::{Dice, Rooms, options};
 use common::mount::{Lab, MIB, fail, output, run, write};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// The program with `arguments`, the first of which is the command.
 fn ask(lab: &Lab, arguments: &[&str]) -> Command {
@@ -89,6 +98,65 @@ fn what_cinder_wrote_is_right() {
         assert_eq!(document["backups"].as_array().unwrap().len(), 1);
         assert_eq!(document["backups"][0]["objects"], 1);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_every_release_of_cinder_wrote_is_right() {
+    for tree in TREES {
+        let rooms = Rooms::new(tree.store(), options(tree.layout()), MIB as u64);
+        assert_eq!(rooms.driver.garbage(Duration::ZERO).await.unwrap(), []);
+        for golden in tree.backups() {
+            let backup = rooms.find(&golden.volume, &golden.id).await;
+            let verdict = rooms.driver.verify(&backup, 100, &()).await.unwrap();
+            assert_eq!(verdict.problems, [""; 0], "{golden:?}");
+            assert_eq!(verdict.only_md5, tree == Tree::OldSwift, "{golden:?}");
+        }
+    }
+}
+
+/// However long the chain is, and however small the memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_that_backups_share_is_read_once() {
+    let store = Arc::new(FaultStore::new(MemoryStore::new()));
+    let cinder = Cinder::new(Layout::Swift, "zlib");
+    let mut image = Dice(1).text(20 * (32 << 10));
+    let mut parent = cinder.back_up(store.as_ref(), "v", &image, None).await;
+    let mut all = vec![parent.clone()];
+    for number in 1..6 {
+        image[number * 70_000] ^= 1;
+        parent = cinder
+            .back_up(store.as_ref(), "v", &image, Some(&parent))
+            .await;
+        all.push(parent.clone());
+    }
+    let mut stored = 0;
+    for made in &all {
+        for object in &made.objects {
+            stored += store.stat(&made.container, object).await.unwrap().size;
+        }
+    }
+    let shared = Arc::<FaultStore<MemoryStore>>::clone(&store);
+    let rooms = Rooms::new(shared, options(Layout::Swift), MIB as u64);
+    store.take_chunk_reads();
+    for (number, made) in all.iter().enumerate() {
+        let backup = rooms.find("v", &made.id).await;
+        let verdict = rooms.driver.verify(&backup, 100, &()).await.unwrap();
+        assert_eq!(verdict.problems, [""; 0]);
+        assert_eq!(verdict.objects, 20 + number as u64);
+    }
+    assert_eq!(store.take_chunk_reads().1, stored);
+    // A store that fails for a moment is not damage that is remembered.
+    let rooms = Rooms::new(store.clone(), options(Layout::Swift), MIB as u64);
+    let backup = rooms.find("v", &parent.id).await;
+    store.fail_when(|call| match call {
+        Call::Read(name, _) if name.ends_with("-00003") => Some(Kind::Unavailable),
+        _ => None,
+    });
+    let verdict = rooms.driver.verify(&backup, 100, &()).await.unwrap();
+    assert_eq!(verdict.problems.len(), 1, "{verdict:?}");
+    store.fail_when(|_| None);
+    let verdict = rooms.driver.verify(&backup, 100, &()).await.unwrap();
+    assert_eq!(verdict.problems, [""; 0]);
 }
 
 #[test]
