@@ -178,7 +178,7 @@ pub trait BackupDriver: Send + Sync + Debug {
 }
 
 /// Sorts backups of a volume so that each comes before those that it is built on, and one
-/// that does not tell what it is built on before all others.
+/// that does not tell what it is built on before all whose chains can be read.
 pub fn leaves_first<T>(items: &mut [T], backup: impl Fn(&T) -> &Backup) {
     let parents: HashMap<String, Option<String>> = items
         .iter()
@@ -196,8 +196,13 @@ pub fn leaves_first<T>(items: &mut [T], backup: impl Fn(&T) -> &Backup) {
     };
     items.sort_by_cached_key(|item| {
         let backup = backup(item);
-        let is_silent = backup.fault.is_some() && backup.parent_id.is_none();
-        (!is_silent, Reverse(ancestors(&backup.id)))
+        // What is built on one that cannot be read cannot be read either.
+        let rank = match (&backup.fault, &backup.parent_id) {
+            (Some(_), Some(_)) => 0,
+            (Some(_), None) => 1,
+            (None, _) => 2,
+        };
+        (rank, Reverse(ancestors(&backup.id)))
     });
 }
 
