@@ -1,5 +1,7 @@
 //! The promises of the configuration, from the text of a file to options or one error.
 
+mod limits;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

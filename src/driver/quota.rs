@@ -211,7 +211,12 @@ impl BackupDriver for LimitedDriver {
     }
 
     async fn delete(&self, backup: &Backup) -> Result<()> {
-        self.inner.delete(backup).await
+        self.inner.delete(backup).await?;
+        // One that is being written may need the room.
+        if let Err(e) = self.count().await {
+            tracing::warn!("what is used of the quota is counted later: {e}");
+        }
+        Ok(())
     }
 
     async fn withdraw(&self, backup: &Backup) -> Result<()> {
