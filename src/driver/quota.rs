@@ -40,6 +40,8 @@ struct Uses {
     /// Those that are being written, by numbers of ours.
     writing: HashMap<u64, Writing>,
     next: u64,
+    /// How many of those have ended.
+    ended: u64,
 }
 
 #[derive(Debug, Default)]
@@ -137,6 +139,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut uses = self.ledger.lock();
+        uses.ended += 1;
         if let Some(writing) = uses.writing.remove(&self.number)
             && writing.published
         {
@@ -161,18 +164,25 @@ impl LimitedDriver {
 
     /// Counts what is there.
     async fn count(&self) -> Result<()> {
-        let mut all = Vec::new();
-        for volume in self.inner.volumes().await? {
-            all.extend(self.inner.backups(&volume).await?);
+        loop {
+            let ended = self.ledger.lock().ended;
+            let mut all = Vec::new();
+            for volume in self.inner.volumes().await? {
+                all.extend(self.inner.backups(&volume).await?);
+            }
+            let mut uses = self.ledger.lock();
+            if uses.ended != ended {
+                // One that has ended since may be in neither.
+                continue;
+            }
+            all.retain(|backup| {
+                let is_it = |one: &Writing| one.backup_id.as_ref() == Some(&backup.id);
+                !uses.writing.values().any(is_it)
+            });
+            uses.finished = all.len() as u64;
+            uses.gigabytes = all.iter().map(|backup| gigabytes(backup.size)).sum();
+            return Ok(());
         }
-        let mut uses = self.ledger.lock();
-        all.retain(|backup| {
-            let is_it = |one: &Writing| one.backup_id.as_ref() == Some(&backup.id);
-            !uses.writing.values().any(is_it)
-        });
-        uses.finished = all.len() as u64;
-        uses.gigabytes = all.iter().map(|backup| gigabytes(backup.size)).sum();
-        Ok(())
     }
 }
 

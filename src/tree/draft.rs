@@ -35,6 +35,8 @@ struct State {
     /// Name, words or time have changed since it was published.
     described_anew: bool,
     handles: usize,
+    /// It was closed while it was empty.
+    closed_empty: bool,
     /// Counts closes, so that a timer knows whether it is for the last one.
     closes: u64,
     unlinked: bool,
@@ -64,6 +66,7 @@ impl Draft {
                 published: None,
                 described_anew: false,
                 handles: 1,
+                closed_empty: false,
                 closes: 0,
                 unlinked: false,
                 written_at: SystemTime::now(),
@@ -119,6 +122,21 @@ impl Draft {
     /// Whether any program has it open.
     pub fn is_open(&self) -> bool {
         lock(&self.state).handles > 0
+    }
+
+    /// Whether it may be a matter of moments until it is closed, and finished: the kernel
+    /// tells of the last close after the program was told that all is well.
+    pub async fn is_closing(&self) -> bool {
+        // This waits while it is being published.
+        let is_changed = self.writer.is_changed().await;
+        let state = lock(&self.state);
+        let is_published = state.published.is_some();
+        match (state.unlinked, state.handles) {
+            (true, _) => false,
+            // What has come since it was published is published by the last close.
+            (false, 0) => is_changed || !is_published,
+            (false, _) => !is_changed && (is_published || state.closed_empty),
+        }
     }
 
     /// Whether its name was removed while it was open.
@@ -182,7 +200,11 @@ impl Draft {
     /// Those of storing it.
     pub async fn publish(&self, even_empty: bool) -> Result<()> {
         let _exclusive = self.exclusive().await;
-        if self.is_unlinked() || (!even_empty && self.writer.is_untouched().await) {
+        if self.is_unlinked() {
+            return Ok(());
+        }
+        if !even_empty && self.writer.is_untouched().await {
+            lock(&self.state).closed_empty = true;
             return Ok(());
         }
         let (description, anew) = {

@@ -9,6 +9,7 @@ use crate::driver::{Backup, Basis, Change, leaves_first};
 use crate::error::{Error, Kind, Result};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// One entry of a folder.
 #[derive(Debug, Clone)]
@@ -108,7 +109,9 @@ impl Tree {
     /// `NotFound`; those of the driver.
     pub async fn lookup(&self, parent: u64, name: &str) -> Result<Attr> {
         let missing = || not_found("file", name);
-        let node = match self.nodes.get(parent)? {
+        let folder = self.nodes.get(parent)?;
+        let is_second_name = matches!(folder, Node::Drop(..));
+        let node = match folder {
             Node::Root if name == ".cinderfs" => Node::Control,
             // File managers ask for `.hidden`, `.Trash` and the like, again and again.
             Node::Root | Node::Backend(_) if name.starts_with('.') => return Err(missing()),
@@ -140,7 +143,11 @@ impl Tree {
                 .await?
                 .ok_or_else(missing)?,
         };
-        let attr = self.attr_of(self.nodes.number(&node), &node).await?;
+        let mut attr = self.attr_of(self.nodes.number(&node), &node).await?;
+        if is_second_name {
+            // It changes along with the first one, and nobody tells the kernel.
+            attr.name_ttl = Duration::ZERO;
+        }
         self.nodes.remember(node);
         Ok(attr)
     }

@@ -174,15 +174,12 @@ impl Tree {
     async fn settle(&self, backend: usize, volume: &str) {
         for draft in self.drafts_in(backend, volume) {
             for _ in 0..SETTLING_LOOKS {
-                if !draft.is_open()
-                    || draft.published().is_none()
-                    || draft.writer.is_changed().await
-                {
+                if !draft.is_closing().await {
                     break;
                 }
                 tokio::time::sleep(SETTLING_LOOK).await;
             }
-            if draft.published().is_some() {
+            if draft.published().is_some() && !draft.writer.is_changed().await {
                 self.seal(&draft);
             }
         }
