@@ -109,9 +109,12 @@ impl Tree {
         if mode == OpenMode::Write && !same_program {
             return Err(sealed("write to", format!("backup {id}")));
         }
+        // One that was closed and is not published yet is no backup either: there would be
+        // nothing to open.
+        let is_unfinished = |draft: &Draft| draft.is_open() || draft.published().is_none();
         let joined = found
             .clone()
-            .filter(|draft| same_program || draft.is_open());
+            .filter(|draft| same_program || is_unfinished(draft));
         match &joined {
             Some(draft) => draft.open(),
             None => {

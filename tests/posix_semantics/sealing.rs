@@ -1,7 +1,9 @@
 //! When a file can be written, when it can be read, and from when on it is a record.
 
 use crate::common::library::Dice;
-use crate::common::mount::{Holder, Lab, MIB, command, errno, fail, names, run, shell, write};
+use crate::common::mount::{
+    Holder, Lab, MIB, command, errno, fail, names, run, shell, wait_for, write,
+};
 use crate::common::store_check::{SMALL_ZLIB, count, read_store};
 use crate::{cat, text};
 use std::fs::{self, File, OpenOptions};
@@ -119,4 +121,16 @@ fn who_reads_what_is_being_written_finishes_nothing() {
     holder.close();
     assert_eq!(names(&mount.volume("v")), ["a"]);
     assert!(cat(&path) == vec![b' '; length]);
+}
+
+/// Closing an empty file makes the backup a moment after close(2) has returned.
+#[test]
+fn an_empty_file_can_be_read_at_once() {
+    let lab = Lab::new();
+    let mount = lab.mount();
+    let folder = mount.volume("v");
+    let script = r#"for i in $(seq 100); do : > "$1/$i"; cat "$1/$i"; done"#;
+    assert_eq!(run(&mut shell(script, &[&folder])), "");
+    wait_for("all of them are backups", || names(&folder).len() == 100);
+    assert_eq!(read_store(&lab.store()).len(), 100);
 }
