@@ -1,0 +1,133 @@
+"""What stands in for the services around cinder-backup.
+
+Cinder's own rpcapi classes stay; only what they send through is replaced, so that a call
+to cinder-backup runs in the real BackupManager at once, and calls to the volume service
+and the scheduler, which are not here, run in the classes below. A volume is a plain file.
+"""
+
+from cinder import objects
+from cinder import rpc
+from cinder.common import constants
+from cinder.db import api as db
+from cinder.volume import volume_utils
+
+
+class Scheduler:
+    """cinder-scheduler: there is one host for backups and one for volumes only."""
+
+    def __init__(self, manager, volumes):
+        self.manager = manager
+        self.volumes = volumes
+
+    def create_backup(self, ctxt, backup):
+        backup.host = self.manager.host
+        backup.save()
+        self.manager.create_backup(ctxt, backup)
+
+    def create_volume(self, ctxt, volume, **_):
+        self.volumes.create(volume)
+
+    def update_service_capabilities(self, ctxt, **_):
+        pass
+
+    def notify_service_capabilities(self, ctxt, **_):
+        pass
+
+
+class Volumes:
+    """cinder-volume, and the connection to its volumes: a file for each id."""
+
+    HOST = 'judge@files#files'
+
+    def __init__(self, manager):
+        self.manager = manager
+        self.files = {}
+        # The file for the next volume that the API makes by itself.
+        self.next_file = None
+
+    def put(self, ctxt, path, size, volume_id=None, name=None, description=None, metadata=None):
+        """Makes a volume, or gives a known one another file and size (in GiB)."""
+        values = {'size': size}
+        if volume_id in self.files:
+            db.volume_update(ctxt, volume_id, values)
+        else:
+            values.update(
+                status='available', attach_status='detached', host=self.HOST,
+                user_id=ctxt.user_id, project_id=ctxt.project_id,
+                availability_zone='nova', bootable=False, display_name=name,
+                display_description=description, metadata=metadata or {},
+                volume_type_id=objects.VolumeType.get_by_name_or_id(ctxt, '__DEFAULT__').id)
+            if volume_id:
+                values['id'] = volume_id
+            volume_id = db.volume_create(ctxt, values)['id']
+        self.files[volume_id] = path
+        return volume_id
+
+    def create(self, volume):
+        """Makes the volume that a restore has asked Cinder for: an empty file."""
+        with open(self.next_file, 'xb'):
+            pass
+        self.files[volume.id] = self.next_file
+        volume.host = self.HOST
+        volume.status = 'available'
+        volume.save()
+
+    # What cinder-volume is asked for.
+
+    def get_backup_device(self, ctxt, backup, **_):
+        device = objects.BackupDeviceInfo(
+            ctxt, volume=objects.Volume.get_by_id(ctxt, backup.volume_id), secure_enabled=True)
+        self.manager.continue_backup(ctxt, backup, device)
+
+    def secure_file_operations_enabled(self, ctxt, volume):
+        return True
+
+    def initialize_connection(self, ctxt, volume, connector):
+        return {'driver_volume_type': 'file', 'data': {'path': self.files[volume.id]}}
+
+    def terminate_connection(self, ctxt, volume_id, connector, force):
+        pass
+
+    def remove_export(self, ctxt, volume_id):
+        pass
+
+
+class Connector:
+    """os-brick's connector. It hands out an open file: opening by path, as Cinder does with
+    block devices, would truncate a plain one."""
+
+    def connect_volume(self, data):
+        return {'path': open(data['path'], 'r+b')}
+
+    def disconnect_volume(self, data, device, **_):
+        device['path'].close()
+
+
+class Call:
+    """A prepared RPC client context, answered in this process."""
+
+    def __init__(self, service):
+        self.service = service
+
+    def cast(self, ctxt, method, **arguments):
+        self.call(ctxt, method, **arguments)
+
+    def call(self, ctxt, method, **arguments):
+        return getattr(self.service, method)(ctxt, **arguments)
+
+    def can_send_version(self, version):
+        return True
+
+
+def install(manager):
+    """Puts the stand-ins into place. Gives that of the volumes."""
+    volumes = Volumes(manager)
+    services = {
+        constants.BACKUP_TOPIC: manager,
+        constants.SCHEDULER_TOPIC: Scheduler(manager, volumes),
+        constants.VOLUME_TOPIC: volumes,
+    }
+    rpc.RPCAPI._get_cctxt = lambda api, version=None, **_: Call(services[api.TOPIC])
+    volume_utils.brick_get_connector = lambda *_, **__: Connector()
+    volume_utils.brick_get_connector_properties = lambda *_, **__: {'host': manager.host}
+    return volumes
