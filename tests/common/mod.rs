@@ -7,6 +7,8 @@ pub mod device;
 #[allow(dead_code, reason = "each test uses a part of it")]
 pub mod golden;
 #[allow(dead_code, reason = "each test uses a part of it")]
+pub mod judge;
+#[allow(dead_code, reason = "each test uses a part of it")]
 pub mod library;
 #[allow(dead_code, reason = "each test uses a part of it")]
 pub mod mount;

@@ -1,0 +1,14 @@
+//! What a real Cinder says of our backups, and we of its: each writes, the other restores,
+//! builds on it and deletes it. Everything of ours goes through the real mount.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod building;
+mod case;
+mod deleting;
+mod image;
+mod reading;
+mod recovering;
+mod writing;
+mod zeros;
