@@ -66,8 +66,6 @@ impl Judge {
             .arg(config)
             .arg("--state")
             .arg(state.path())
-            // Beside the sources nothing is written.
-            .env("PYTHONDONTWRITEBYTECODE", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(said)

@@ -42,6 +42,8 @@ def take_stdout():
 
 
 ANSWERS = take_stdout()
+# Nothing is written beside this file.
+sys.dont_write_bytecode = True
 warnings.simplefilter('ignore')
 
 # As cinder-backup starts, in that order.
