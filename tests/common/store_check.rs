@@ -320,6 +320,41 @@ impl Stored {
         self.check_hashes(&image, size);
     }
 
+    /// The same for an increment on a backup of the image `parent`: its objects are the
+    /// runs of blocks that are not as they are there.
+    pub fn check_on(&self, expected: Expected<'_>, parent: &Path, source: &Path) {
+        let (before, image) = (fs::read(parent).unwrap(), fs::read(source).unwrap());
+        let block = self.sha_block as usize;
+        let is_same = |at: usize| {
+            let end = (at + block).min(image.len());
+            before.get(at..(at + block).min(before.len())) == Some(&image[at..end])
+        };
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        for at in (0..image.len()).step_by(block).filter(|at| !is_same(*at)) {
+            let length = block.min(image.len() - at) as u64;
+            let at = at as u64;
+            match runs.last_mut() {
+                Some((start, run)) if *start + *run == at && at % expected.object_size > 0 => {
+                    *run += length;
+                }
+                _ => runs.push((at, length)),
+            }
+        }
+        let objects = self.objects.iter();
+        let found: Vec<(u64, u64)> = objects.map(|one| (one.offset, one.length)).collect();
+        assert_eq!(found, runs, "runs of changed blocks");
+        let image = File::open(source).unwrap();
+        for object in &self.objects {
+            self.check_object(expected, object, &image);
+        }
+        self.check_hashes(&image, image.metadata().unwrap().len());
+    }
+
+    /// The backup that this one is built on.
+    pub fn parent(&self) -> Option<&str> {
+        self.metadata["parent_id"].as_str()
+    }
+
     fn check_object(&self, expected: Expected<'_>, object: &StoredObject, image: &File) {
         if object.compression == "none" {
             assert_eq!(object.stored, object.length, "{object:?}");
