@@ -42,7 +42,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use summary::read_metadata_text;
 use writer::ChunkedSink;
-use writing::Writing;
+use writing::{DeletingSign, Writing};
 
 /// How a chunked driver keeps what it writes, and how it reads.
 #[derive(Debug, Clone)]
@@ -144,38 +144,30 @@ impl ChunkedDriver {
     }
 
     /// From here on a backup does not exist any more, unless others are built on it.
-    async fn withdraw_named(&self, backup: &Backup) -> Result<Arc<BackupName>> {
+    async fn withdraw_named(&self, backup: &Backup) -> Result<(Arc<BackupName>, DeletingSign)> {
         let _alone = self.shared.writing.delete().await;
-        let name = self.check_deletable(backup).await?;
+        let (name, sign) = self.begin_deleting(backup).await?;
         self.delete_unless_built_on(backup, &name).await?;
-        Ok(name)
+        Ok((name, sign))
     }
 
-    /// The name of a backup that may be deleted.
-    async fn check_deletable(&self, backup: &Backup) -> Result<Arc<BackupName>> {
+    /// The name of a backup that may be deleted, and the sign that it is being.
+    async fn begin_deleting(&self, backup: &Backup) -> Result<(Arc<BackupName>, DeletingSign)> {
         self.refuse_if_append_only(backup)?;
         let catalog = &self.shared.catalog;
         let name = catalog.name_of(backup).await?;
-        // What another program has built on it in the last seconds counts, too.
+        let sign = DeletingSign::begin(&self.shared, &backup.id).await;
+        // Only now: what another program has built on it until then counts, too.
         catalog.forget_listing().await;
         let others = catalog.backups(&backup.volume_id).await?;
         refuse_if_built_on(backup, &others)?;
-        if let Some(child) = self.shared.writing.child_of(&backup.id) {
-            let reason = format!("backup {child}, which is being written, is built on it");
-            let subject = format!("backup {}", backup.id);
-            return Err(Error::new(Kind::Dependents, "delete", subject, reason)
-                .advise("wait until that one is finished"));
-        }
-        Ok(name)
+        Ok((name, sign?))
     }
 
     /// From here on a backup does not exist any more, unless another program has built on
-    /// it a moment ago.
+    /// it a moment ago: where a store has no claims, only that shows it.
     async fn delete_unless_built_on(&self, backup: &Backup, name: &BackupName) -> Result<()> {
         let Shared { store, catalog, .. } = &*self.shared;
-        // Without its metadata it is garbage, which somebody may be removing right now; and
-        // it may yet get its metadata back.
-        let _claim = store.claim(&name.backup_id).await?;
         let text = read_metadata_text(store.as_ref(), name).await;
         delete_metadata(&self.shared, name).await?;
         catalog.forget_listing().await;
@@ -267,7 +259,7 @@ impl BackupDriver for ChunkedDriver {
 
     async fn delete(&self, backup: &Backup) -> Result<()> {
         let shared = &self.shared;
-        let name = self.withdraw_named(backup).await?;
+        let (name, _sign) = self.withdraw_named(backup).await?;
         delete_objects(shared, &name).await
     }
 

@@ -68,7 +68,7 @@ impl Parent {
             return Ok(Err(format!("is damaged ({fault})")));
         }
         if shared.writing.holds(id) || shared.store.is_claimed(id).await? {
-            return Ok(Err("is still being written".to_owned()));
+            return Ok(Err("is still being written, or being deleted".to_owned()));
         }
         let name = match shared.catalog.name_of(backup).await {
             Err(e) if e.kind() == Kind::NotFound => return Ok(Err("is gone".to_owned())),

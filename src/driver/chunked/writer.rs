@@ -9,7 +9,7 @@
 use super::encode::{Hashed, Packed, hash, pack};
 use super::numbers::Numbers;
 use super::parent::Parent;
-use super::writing::Entry;
+use super::writing::WritingSign;
 use super::{Shared, delete_objects, missing_is_fine};
 use crate::codec::Codec;
 use crate::config::Incremental;
@@ -19,7 +19,7 @@ use crate::format::{
     BackupName, DIGEST_BYTES, LARGEST_METADATA, Layout, ObjectEntry, Timestamp, stamp,
 };
 use crate::spool;
-use crate::store::{Body, Claim};
+use crate::store::Body;
 use crate::task::blocking;
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +42,8 @@ const MOST_INCREMENTAL_CHUNKS: u64 = 2 << 20;
 /// Objects of one chunk that are stored at a time: the disk makes many small ones durable
 /// in the time of one.
 const PUTS: usize = 16;
+/// How often another parent is chosen when somebody is just deleting one.
+const TRIES: u32 = 16;
 
 /// See the module's page.
 pub struct ChunkedSink {
@@ -57,7 +59,7 @@ pub struct ChunkedSink {
     /// for a volume of a terabyte.
     pub(super) digests: Arc<File>,
     /// Tells others that it is being written.
-    signs: std::sync::Mutex<Option<(Entry, Claim)>>,
+    sign: std::sync::Mutex<Option<WritingSign>>,
 }
 
 /// What is in the store of a backup in the making.
@@ -120,18 +122,7 @@ impl ChunkedSink {
     pub(super) async fn new(shared: &Arc<Shared>, volume_id: &str, basis: Basis) -> Result<Self> {
         let options = &shared.options;
         let backup_id = uuid::Uuid::new_v4().to_string();
-        let choosing = shared.writing.choose().await;
-        let parent = match basis {
-            Basis::Full => None,
-            Basis::Newest => Some(Parent::newest(shared, volume_id).await?),
-            Basis::Configured => match options.incremental {
-                Incremental::Never => None,
-                Incremental::Auto => parent_if_fit(shared, volume_id).await?,
-            },
-        };
-        let parent_id = parent.as_ref().map(|parent| parent.backup.id.as_str());
-        let entry = shared.writing.begin(&backup_id, parent_id);
-        drop(choosing);
+        let (parent, sign) = begin(shared, &backup_id, volume_id, basis).await?;
         let before = parent.as_ref().and_then(|parent| parent.backup.created_at);
         let created_at = Timestamp::now_after(before);
         let stamp = stamp(created_at);
@@ -144,7 +135,6 @@ impl ChunkedSink {
                 BackupName::new_swift(container, "nova", volume_id, &backup_id, &stamp)
             }
         };
-        let claim = shared.store.claim(&backup_id).await?;
         Ok(Self {
             digests: Arc::new(spool::file(&shared.resources.spool_path)?),
             shared: Arc::clone(shared),
@@ -157,13 +147,13 @@ impl ChunkedSink {
             parent,
             may_be_full: basis == Basis::Configured,
             state: Mutex::default(),
-            signs: std::sync::Mutex::new(Some((entry, claim))),
+            sign: std::sync::Mutex::new(Some(sign)),
         })
     }
 
     /// Others may have built on it.
     fn refuse_if_sealed(&self) -> Result<()> {
-        if self.signs().is_some() {
+        if self.sign().is_some() {
             return Ok(());
         }
         let subject = format!("backup {}", self.name.backup_id);
@@ -171,8 +161,8 @@ impl ChunkedSink {
         Err(Error::new(Kind::Sealed, "write to", subject, reason))
     }
 
-    fn signs(&self) -> MutexGuard<'_, Option<(Entry, Claim)>> {
-        self.signs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn sign(&self) -> MutexGuard<'_, Option<WritingSign>> {
+        self.sign.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The parent, as long as it is to have one.
@@ -424,6 +414,32 @@ impl ChunkedSink {
     }
 }
 
+/// Chooses a parent, where there is to be one, and says that it is built on.
+async fn begin(
+    shared: &Shared,
+    backup_id: &str,
+    volume_id: &str,
+    basis: Basis,
+) -> Result<(Option<Parent>, WritingSign)> {
+    let _choosing = shared.writing.choose().await;
+    for _ in 0..TRIES {
+        let parent = match basis {
+            Basis::Full => None,
+            Basis::Newest => Some(Parent::newest(shared, volume_id).await?),
+            Basis::Configured => match shared.options.incremental {
+                Incremental::Never => None,
+                Incremental::Auto => parent_if_fit(shared, volume_id).await?,
+            },
+        };
+        if let Some(sign) = WritingSign::begin(shared, backup_id, parent.as_ref()).await? {
+            return Ok((parent, sign));
+        }
+    }
+    let subject = format!("volume {volume_id} incrementally");
+    let reason = "each backup that it could be built on was just being deleted";
+    Err(Error::new(Kind::Unavailable, "back up", subject, reason).advise("try again"))
+}
+
 /// The parent that the option `incremental = auto` finds.
 async fn parent_if_fit(shared: &Shared, volume_id: &str) -> Result<Option<Parent>> {
     match Parent::newest(shared, volume_id).await {
@@ -526,8 +542,8 @@ impl BackupSink for ChunkedSink {
     }
 
     fn seal(&self) {
-        let signs = self.signs().take();
-        drop(signs);
+        let sign = self.sign().take();
+        drop(sign);
     }
 }
 

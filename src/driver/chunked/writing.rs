@@ -1,6 +1,15 @@
-//! Which backups this process is writing, and on which parents: the one must not be built
-//! upon yet, the other not be deleted.
+//! Which backups are being written, and on which parents: the one must not be built upon
+//! yet, the other not be deleted.
+//!
+//! Other processes know it by the claims of the store. Who builds claims first and then
+//! looks whether the parent is being deleted; who deletes claims first and then looks
+//! whether anybody builds on it. So one of the two sees the other, and neither has to undo
+//! what it has done: it might be ended before it could.
 
+use super::Shared;
+use super::parent::Parent;
+use crate::error::{Error, Kind, Result};
+use crate::store::Claim;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -17,9 +26,83 @@ pub struct Writing {
 
 /// One that is being written, until this is dropped.
 #[derive(Debug)]
-pub struct Entry {
+struct Entry {
     writing: Arc<Writing>,
     backup_id: String,
+}
+
+/// Says everywhere that a backup is being written, until it is dropped.
+pub struct WritingSign {
+    _entry: Entry,
+    _claims: Vec<Claim>,
+}
+
+/// Says to other processes that a backup is being deleted, until it is dropped. What is
+/// without its metadata is no garbage meanwhile.
+pub struct DeletingSign {
+    _claim: Claim,
+}
+
+/// What is claimed by who builds on a backup.
+fn child_of(backup_id: &str) -> String {
+    format!("{backup_id}.child")
+}
+
+impl WritingSign {
+    /// A backup is begun, while [`Writing::choose`] is held. `None` when another process is
+    /// deleting its parent, or has.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn begin(
+        shared: &Shared,
+        backup_id: &str,
+        parent: Option<&Parent>,
+    ) -> Result<Option<Self>> {
+        let store = &shared.store;
+        let parent_id = parent.map(|parent| parent.backup.id.as_str());
+        let entry = shared.writing.begin(backup_id, parent_id);
+        let mut claims = vec![store.claim(backup_id).await?];
+        if let Some(parent) = parent {
+            let id = &parent.backup.id;
+            claims.push(store.claim(&child_of(id)).await?);
+            if store.is_claimed(id).await? {
+                return Ok(None);
+            }
+            let (container, metadata) = (&parent.name.container, parent.name.metadata());
+            match store.stat(container, &metadata).await {
+                Err(e) if e.kind() == Kind::NotFound => return Ok(None),
+                other => other?,
+            };
+        }
+        Ok(Some(Self {
+            _entry: entry,
+            _claims: claims,
+        }))
+    }
+}
+
+impl DeletingSign {
+    /// A backup is to be deleted, while [`Writing::delete`] is held.
+    ///
+    /// # Errors
+    /// `Dependents` when one that is being written is built on it; those of the store.
+    pub async fn begin(shared: &Shared, backup_id: &str) -> Result<Self> {
+        let refuse = |child: &str| {
+            let reason = format!("{child}, which is being written, is built on it");
+            let subject = format!("backup {backup_id}");
+            Error::new(Kind::Dependents, "delete", subject, reason)
+                .advise("wait until that one is finished")
+        };
+        if let Some(child) = shared.writing.child_of(backup_id) {
+            return Err(refuse(&format!("backup {child}")));
+        }
+        let claim = shared.store.claim(backup_id).await?;
+        if shared.store.is_claimed(&child_of(backup_id)).await? {
+            return Err(refuse("a backup of another program's"));
+        }
+        Ok(Self { _claim: claim })
+    }
 }
 
 impl Writing {
@@ -38,7 +121,7 @@ impl Writing {
     }
 
     /// A backup is begun.
-    pub fn begin(self: &Arc<Self>, backup_id: &str, parent_id: Option<&str>) -> Entry {
+    fn begin(self: &Arc<Self>, backup_id: &str, parent_id: Option<&str>) -> Entry {
         let parent = parent_id.map(str::to_owned);
         self.lock().insert(backup_id.to_owned(), parent);
         Entry {
@@ -53,7 +136,7 @@ impl Writing {
     }
 
     /// One that is being written and built on this backup.
-    pub fn child_of(&self, backup_id: &str) -> Option<String> {
+    fn child_of(&self, backup_id: &str) -> Option<String> {
         let parents = self.lock();
         let mut children = parents
             .iter()
