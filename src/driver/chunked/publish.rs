@@ -1,7 +1,7 @@
 //! Publishing: the list of hashes and the metadata, which make a backup exist.
 
-use super::delete_metadata;
 use super::writer::{Chunk, ChunkedSink, State};
+use super::{delete_metadata, missing_is_fine};
 use crate::driver::{Backup, Description};
 use crate::error::{Error, Kind, Result};
 use crate::format::{
@@ -140,30 +140,44 @@ impl ChunkedSink {
         }
     }
 
-    /// Stores list and metadata, in this order.
+    /// Stores list and metadata. The first time in this order: the metadata makes the backup
+    /// exist. Anew, there is no list for a moment: Cinder takes any list for that of the
+    /// metadata beside it, and builds incremental backups on it that would be wrong.
     async fn list(&self, state: &mut State, list: Body, metadata: Vec<u8>) -> Result<()> {
         let (store, container) = (&self.shared.store, &self.name.container);
         let sha256file = self.name.sha256file();
-        store.put(container, &sha256file, list.clone()).await?;
-        store.sync(container).await?;
-        let body = Body::Bytes(metadata.into());
+        let anew = state.generation > 0;
+        match anew {
+            true => missing_is_fine(store.delete(container, &sha256file).await)?,
+            false => store.put(container, &sha256file, list.clone()).await?,
+        }
         let named: BTreeSet<u64> = state.chunks.values().flat_map(Chunk::numbers).collect();
-        named
-            .iter()
-            .for_each(|number| state.numbers.publish(*number));
-        state.published = true;
-        let stored = store.put(container, &self.name.metadata(), body).await;
-        if let Err(e) = stored {
-            // What was published before is to be readable still.
+        let stored = async {
+            store.sync(container).await?;
+            named
+                .iter()
+                .for_each(|number| state.numbers.publish(*number));
+            state.published = true;
+            let body = Body::Bytes(metadata.into());
+            store.put(container, &self.name.metadata(), body).await
+        };
+        if let Err(e) = stored.await {
+            // It is as it was published before. It can be read without the list, but
+            // nothing be built on it.
             if let Some(before) = state.list.clone() {
                 let _ = store.put(container, &sha256file, before).await;
             }
             return Err(e);
         }
-        state.list = Some(list);
-        // Whether the names are durable or not: this list and this metadata go together.
+        // Whether the names are durable or not: from here on it is what this metadata says.
         state.generation += 1;
         state.live = named;
+        if anew {
+            state.list = None;
+            store.sync(container).await?;
+            store.put(container, &sha256file, list.clone()).await?;
+        }
+        state.list = Some(list);
         store.sync(container).await
     }
 
