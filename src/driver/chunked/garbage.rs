@@ -68,7 +68,13 @@ pub async fn sweep(shared: &Shared, garbage: &Garbage) -> Result<bool> {
     // In any order: what is left after a crash in between is the same kind of garbage, as
     // no backup exists by it or is whole because of it, and is found the next time.
     for object in &garbage.objects {
-        missing_is_fine(store.delete(container, object).await)?;
+        match missing_is_fine(store.delete(container, object).await) {
+            // Somebody has taken it into use since it was found.
+            Err(e) if garbage.kind == GarbageKind::Staged && e.kind() == Kind::Dependents => {
+                return Ok(false);
+            }
+            other => other?,
+        }
     }
     if garbage.kind == GarbageKind::Staged && container.is_empty() {
         // Not in a container at all.

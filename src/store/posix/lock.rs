@@ -17,6 +17,9 @@ use std::time::Duration;
 /// tries again.
 const TRIES: u32 = 500;
 const PAUSE: Duration = Duration::from_millis(10);
+/// The same for somebody else who looks: only who writes has it for longer.
+const LOOKS: u32 = 4;
+const LOOK_PAUSE: Duration = Duration::from_millis(1);
 
 /// What came of trying for a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,12 +113,18 @@ pub fn is_marked(path: &Path) -> io::Result<bool> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
         other => other?,
     };
-    let tried = attempt(&file, FlockOperation::NonBlockingLockExclusive)?;
-    if tried == Tried::Had {
-        // At once: a program that is just being started may hold a copy of `file`.
-        attempt(&file, FlockOperation::Unlock)?;
+    for _ in 0..LOOKS {
+        let tried = attempt(&file, FlockOperation::NonBlockingLockExclusive)?;
+        if tried == Tried::Had {
+            // At once: a program that is just being started may hold a copy of `file`.
+            attempt(&file, FlockOperation::Unlock)?;
+        }
+        if tried != Tried::Refused {
+            return Ok(false);
+        }
+        std::thread::sleep(LOOK_PAUSE);
     }
-    Ok(tried == Tried::Refused)
+    Ok(true)
 }
 
 /// Removes a file that nobody has marked.
