@@ -132,16 +132,25 @@ impl Tree {
         // Bytes may have come after the last flush, from a mapping; and the flush of an
         // empty file could not know that nothing would come.
         let was_published = draft.published().is_some();
-        if let Err(e) = draft.publish(!was_published).await {
-            tracing::error!("backup {} ({}) is lost: {e}", draft.id(), draft.name());
+        let failed = draft.publish(!was_published).await.err();
+        if let Some(e) = &failed {
+            let (id, name) = (draft.id(), draft.name());
             if !was_published {
+                tracing::error!("backup {id} ({name}) is lost: {e}");
                 draft.unlink();
-            } else if let Err(e) = draft.writer.revert().await {
-                tracing::error!("parts of backup {} are left beside it: {e}", draft.id());
+            } else {
+                tracing::error!("backup {id} ({name}) stays as it was published before: {e}");
+                if let Err(e) = draft.writer.revert().await {
+                    tracing::error!("parts of backup {id} are left beside it: {e}");
+                }
             }
         }
         if draft.is_unlinked() {
             return self.abandon(draft).await;
+        }
+        if failed.is_some() {
+            // Its program cannot go on with it, but it can read what there is.
+            return self.seal(draft);
         }
         let (tree, draft) = (Arc::downgrade(self), Arc::clone(draft));
         tokio::spawn(async move {
