@@ -4,6 +4,7 @@
 use std::ffi::{CString, OsStr};
 use std::fs;
 use std::io::{self, Write};
+use std::os::fd::IntoRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
@@ -168,6 +169,15 @@ pub fn write(path: &Path, data: &[u8]) {
     assert!(child.wait().unwrap().success());
 }
 
+/// Closes a file, and tells what close(2) says, which a drop does not.
+pub fn close(file: fs::File) -> io::Result<()> {
+    // SAFETY: the descriptor is ours alone, and nobody uses it afterwards.
+    match unsafe { libc::close(file.into_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// The error number of a failed call.
 pub fn errno<T>(result: io::Result<T>) -> i32 {
     match result {
@@ -246,6 +256,15 @@ impl Lab {
         let mut command = command(CINDERFS, arguments);
         self.shelter(&mut command);
         command
+    }
+
+    /// The program itself, in the background, with all that it says.
+    pub fn start_command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Child {
+        let mut command = Command::new(CINDERFS);
+        self.shelter(&mut command);
+        command.args(arguments).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
     }
 
     fn shelter(&self, command: &mut Command) {

@@ -175,7 +175,9 @@ fn read_container(root: &Path, container: &Path) -> Stored {
         metadata_path.unwrap_or_else(|| panic!("{relative} has no metadata: {files:?}"));
     let prefix = file_name(metadata_path).strip_suffix("_metadata").unwrap();
     let metadata = read_json(metadata_path);
-    let hashes = read_json(&container.join(format!("{prefix}_sha256file")));
+    let list = container.join(format!("{prefix}_sha256file"));
+    // Without one, Cinder restores it, and builds nothing on it.
+    let hashes = list.exists().then(|| read_hashes(&list, &metadata));
 
     let text = |key: &str| metadata[key].as_str().map(str::to_owned);
     let volume = text("volume_id").unwrap();
@@ -204,28 +206,9 @@ fn read_container(root: &Path, container: &Path) -> Stored {
             "volume_meta",
         ])
     );
-    // Ours is there when the backup was published more than once.
-    let mut of_hashes = keys(&hashes);
-    of_hashes.remove("cinderfs");
-    assert_eq!(
-        of_hashes,
-        BTreeSet::from([
-            "backup_description",
-            "backup_id",
-            "backup_name",
-            "chunk_size",
-            "created_at",
-            "sha256s",
-            "version",
-            "volume_id",
-        ])
-    );
     assert_eq!(metadata["version"], "1.0.0");
     assert_eq!(metadata["backup_id"], id.as_str());
     check_created_at(metadata["created_at"].as_str().unwrap());
-    for key in ["version", "backup_id", "volume_id", "created_at"] {
-        assert_eq!(metadata[key], hashes[key], "{key}");
-    }
     let objects: Vec<StoredObject> = metadata["objects"]
         .as_array()
         .unwrap()
@@ -239,25 +222,58 @@ fn read_container(root: &Path, container: &Path) -> Stored {
         .collect();
     assert_eq!(named.len(), objects.len(), "an object is named twice");
     named.insert(format!("{prefix}_metadata"));
-    named.insert(format!("{prefix}_sha256file"));
+    if hashes.is_some() {
+        named.insert(format!("{prefix}_sha256file"));
+    }
     let listed: BTreeSet<String> = files
         .iter()
         .map(|path| file_name(path).to_owned())
         .collect();
     assert_eq!(listed, named);
-    let sha256s = hashes["sha256s"].as_array().unwrap().iter();
+    let (sha_block, sha256s) = hashes.unwrap_or_default();
     Stored {
         name: text("backup_name"),
         description: text("backup_description"),
-        sha_block: hashes["chunk_size"].as_u64().unwrap(),
-        sha256s: sha256s
-            .map(|hash| hash.as_str().unwrap().to_owned())
-            .collect(),
+        sha_block,
+        sha256s,
         id,
         volume,
         objects,
         metadata,
     }
+}
+
+/// The size of a hashed block, and the hashes.
+fn read_hashes(path: &Path, metadata: &Value) -> (u64, Vec<String>) {
+    let hashes = read_json(path);
+    // Ours is there when the backup was published more than once.
+    let mut keys = keys(&hashes);
+    keys.remove("cinderfs");
+    assert_eq!(
+        keys,
+        BTreeSet::from([
+            "backup_description",
+            "backup_id",
+            "backup_name",
+            "chunk_size",
+            "created_at",
+            "sha256s",
+            "version",
+            "volume_id",
+        ])
+    );
+    for key in ["version", "backup_id", "volume_id", "created_at"] {
+        assert_eq!(metadata[key], hashes[key], "{key}");
+    }
+    let generation = |value: &Value| value["cinderfs"]["generation"].as_u64().unwrap_or(0);
+    assert_eq!(
+        generation(metadata),
+        generation(&hashes),
+        "they are of different publications"
+    );
+    let list = hashes["sha256s"].as_array().unwrap().iter();
+    let list = list.map(|hash| hash.as_str().unwrap().to_owned());
+    (hashes["chunk_size"].as_u64().unwrap(), list.collect())
 }
 
 fn read_object(container: &Path, prefix: &str, entry: &Value) -> StoredObject {
@@ -387,6 +403,7 @@ impl Stored {
     }
 
     fn check_hashes(&self, image: &File, size: u64) {
+        assert!(self.sha_block > 0, "it has no list of hashes");
         assert_eq!(self.sha256s.len() as u64, size.div_ceil(self.sha_block));
         let mut block = vec![0; self.sha_block as usize];
         let zeros = hex(&Sha256::digest(&block));

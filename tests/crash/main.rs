@@ -1,0 +1,90 @@
+//! Whatever ends in the middle: what was reported is whole, what was not is whole or not
+//! there, and what is left over goes away.
+//!
+//! `CINDERFS_SEED=<number>` repeats a run (the order of what runs at the same time is not
+//! repeated); `CINDERFS_KILLS=<number>` makes it longer.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod commands;
+mod full_disk;
+mod ledger;
+mod round;
+mod store;
+mod worker;
+
+use common::library::Dice;
+use common::mount::Lab;
+use ledger::Ledger;
+use round::{Story, settings};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Kills of the daemon, over all stores.
+const KILLS: u64 = 180;
+/// Kills of commands.
+const COMMAND_KILLS: u64 = 45;
+/// Stores, each with its own size of hashed blocks.
+const STORES: [u64; 3] = [1, 2, 3];
+/// Sizes of hashed blocks.
+const BLOCKS: [u64; 3] = [4096, 16384, 32768];
+pub const VOLUMES: [&str; 2] = ["one", "two two"];
+
+/// One test at a time: whenever a test starts a program, descriptors of the others are
+/// closed once in its process, and a close publishes.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+/// Runs `run` with each seed, or the one that is asked for, and a share of the kills.
+fn with_seeds(kills: u64, run: impl Fn(u64, u64)) {
+    let _alone = alone();
+    let kills = number("CINDERFS_KILLS").unwrap_or(kills);
+    let seeds = number("CINDERFS_SEED").map_or(STORES.to_vec(), |seed| vec![seed]);
+    for seed in &seeds {
+        let kills = kills.div_ceil(seeds.len() as u64);
+        let run = std::panic::AssertUnwindSafe(|| run(*seed, kills));
+        if let Err(failure) = std::panic::catch_unwind(run) {
+            eprintln!("to repeat it: CINDERFS_SEED={seed} CINDERFS_KILLS={kills}");
+            std::panic::resume_unwind(failure);
+        }
+    }
+}
+
+/// A store through many rounds, each of which ends with a kill when `round` says so.
+fn tell(seed: u64, kills: u64, round: impl Fn(&mut Story<'_>, &mut Dice) -> bool) {
+    let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let block = BLOCKS[seed as usize % BLOCKS.len()];
+    let lab = Lab::with(&settings(&mut dice, block));
+    let mut story = Story::new(&lab, Ledger::default());
+    let mut done = 0;
+    while done < kills {
+        lab.configure(&settings(&mut dice, block));
+        done += u64::from(round(&mut story, &mut dice));
+        story.check_store(&mut dice);
+    }
+    let counts = story.end();
+    eprintln!("seed {seed}: {counts:?}");
+}
+
+#[test]
+fn what_a_killed_daemon_had_reported_is_whole() {
+    with_seeds(KILLS, |seed, kills| {
+        tell(seed, kills, |story, dice| {
+            story.kill_daemon(dice);
+            true
+        });
+    });
+}
+
+#[test]
+fn what_killed_commands_had_reported_is_whole() {
+    with_seeds(COMMAND_KILLS, |seed, kills| {
+        tell(seed, kills, |story, dice| story.kill_commands(dice));
+    });
+}
