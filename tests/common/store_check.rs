@@ -350,7 +350,9 @@ impl Stored {
             let length = block.min(image.len() - at) as u64;
             let at = at as u64;
             match runs.last_mut() {
-                Some((start, run)) if *start + *run == at && at % expected.object_size > 0 => {
+                Some((start, run))
+                    if *start + *run == at && !at.is_multiple_of(expected.object_size) =>
+                {
                     *run += length;
                 }
                 _ => runs.push((at, length)),
