@@ -1,7 +1,7 @@
 //! What the mount shows, and what lies in the store, is what the model says.
 
 use crate::common::mount::{errno, names, seek};
-use crate::common::store_check::{Expected, read_store};
+use crate::common::store_check::{Expected, Stored, read_store};
 use crate::world::World;
 use crate::{LARGEST, OBJECT};
 use std::fs::{self, File};
@@ -12,7 +12,7 @@ impl World<'_> {
         let name = self.likely_name();
         self.tell(format!("read {name:?}"));
         let (at, length) = (self.dice.below(LARGEST), self.dice.below(400_000) as usize);
-        let opened = File::open(self.path(name));
+        let opened = File::open(self.any_path(name));
         let Some(id) = self.names.get(&name).copied() else {
             assert_eq!(errno(opened), libc::ENOENT);
             return;
@@ -63,23 +63,35 @@ impl World<'_> {
 
     /// What lies in the store is what Cinder would have written of the same images.
     pub fn check_store(&self) {
-        let stored = read_store(&self.lab.store());
-        assert_eq!(stored.len(), self.names.len());
-        for backup in stored {
+        let all = read_store(&self.lab.store());
+        assert_eq!(all.len(), self.names.len());
+        let expected = Expected {
+            object_size: OBJECT,
+            compression: "zlib",
+        };
+        let find = |backup: &Stored| {
             let name = backup.name.clone().unwrap();
             let found = self
                 .names
                 .iter()
                 .find(|((volume, file), _)| *volume == backup.volume && *file == name);
-            let data = &self.files[*found.unwrap().1].data;
-            let source = self.lab.source("expected", data);
-            backup.check(
-                Expected {
-                    object_size: OBJECT,
-                    compression: "zlib",
-                },
-                &source,
-            );
+            *found.unwrap().1
+        };
+        for backup in &all {
+            let model = &self.files[find(backup)];
+            let source = self.lab.source("expected", &model.data);
+            let parent = backup.parent().map(|id| {
+                let parent = all.iter().find(|one| one.id == id);
+                find(parent.unwrap())
+            });
+            assert_eq!(parent, model.parent.map(|parent| parent.id));
+            match parent {
+                None => backup.check(expected, &source),
+                Some(parent) => {
+                    let parent = self.lab.source("parent", &self.files[parent].data);
+                    backup.check_on(expected, &parent, &source);
+                }
+            }
         }
     }
 }

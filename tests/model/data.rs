@@ -2,7 +2,7 @@
 
 use crate::LARGEST;
 use crate::checks::check_read;
-use crate::common::mount::{names, wait_for};
+use crate::common::mount::{errno, names, wait_for};
 use crate::world::{Open, World};
 use rustix::fs::FallocateFlags;
 use std::os::unix::fs::FileExt;
@@ -60,8 +60,13 @@ impl World<'_> {
             8 | 9 => self.punch(number, at, kind == 8),
             10 => {
                 self.tell(format!("fsync file {id}"));
-                self.open[number].file.sync_all().unwrap();
-                self.files[id].published = true;
+                let expected = if self.files[id].is_too_small() {
+                    libc::EINVAL
+                } else {
+                    0
+                };
+                assert_eq!(errno(self.open[number].file.sync_all()), expected);
+                self.files[id].publish();
             }
             11 => {
                 self.tell(format!("close a duplicate of file {id}"));
@@ -119,6 +124,21 @@ impl World<'_> {
     }
 
     pub fn close_open(&mut self, number: usize) {
+        let id = self.open[number].id;
+        let model = &mut self.files[id];
+        if model.is_too_small() && model.handles == 1 && !model.unlinked {
+            let size = model.parent.unwrap().size;
+            assert_eq!(errno(self.open[number].file.sync_all()), libc::EINVAL);
+            // What was published before would stay, and what was written since be lost.
+            if model.published || self.dice.below(2) == 0 {
+                self.tell(format!("file {id} is made as large as its parent, {size}"));
+                self.open[number].file.set_len(size as u64).unwrap();
+                self.files[id].data.resize(size, 0);
+                self.files[id].mtime = None;
+            } else {
+                return self.close_refused(number);
+            }
+        }
         let Open { file, id } = self.open.swap_remove(number);
         self.tell(format!("close file {id}"));
         drop(file);
@@ -131,12 +151,29 @@ impl World<'_> {
         model.closed = Some(Instant::now());
         if !model.published && !model.unlinked {
             // The kernel tells of the last close of an empty file a little later.
-            model.published = true;
+            model.publish();
             let (name, _) = self.names.iter().find(|(_, of)| **of == id).unwrap();
             let folder = self.volume_path(name.0);
             wait_for("the empty file", || {
                 names(&folder).iter().any(|listed| listed == name.1)
             });
         }
+    }
+
+    /// What is closed, and can be no backup as it is, is not there any more.
+    fn close_refused(&mut self, number: usize) {
+        let Open { file, id } = self.open.swap_remove(number);
+        self.tell(format!("close file {id}, which is too small"));
+        drop(file);
+        let model = &mut self.files[id];
+        model.handles = 0;
+        model.unlinked = true;
+        let found = self.names.iter().find(|(_, of)| **of == id);
+        let name = *found.unwrap().0;
+        self.names.remove(&name);
+        let path = self.path(name);
+        wait_for("what is too small goes", || {
+            errno(path.metadata()) == libc::ENOENT
+        });
     }
 }

@@ -15,11 +15,25 @@ pub struct ModelFile {
     /// It is listed: it was closed or synced with something in it, or closed for good.
     pub published: bool,
     pub unlinked: bool,
+    /// Its volume.
+    pub volume: &'static str,
+    /// What it is built on.
+    pub parent: Option<Parent>,
     /// What utimens set.
     pub mtime: Option<(i64, i64)>,
     /// The last close; `None` in a file that was there when the store was mounted.
     pub closed: Option<Instant>,
     pub handles: usize,
+}
+
+/// A file that another one is built on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Parent {
+    pub id: usize,
+    /// Of its image.
+    pub size: usize,
+    /// The file becomes a full backup, if it is smaller than that when it is published.
+    pub is_wished: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,9 +54,27 @@ impl ModelFile {
         }
     }
 
+    /// It can be no increment as it is now.
+    pub fn is_too_small(&self) -> bool {
+        let parent = self.parent.filter(|parent| !parent.is_wished);
+        parent.is_some_and(|parent| self.data.len() < parent.size)
+    }
+
+    /// It is made a backup, if it can be one.
+    pub fn publish(&mut self) {
+        if self.is_too_small() {
+            return;
+        }
+        self.published = true;
+        // From here on it stands on its own, however it grows.
+        self.parent = self.parent.filter(|parent| self.data.len() >= parent.size);
+    }
+
     /// A flush makes a backup of it, unless nothing was ever written.
     pub fn flush(&mut self) {
-        self.published |= self.ever_written || !self.data.is_empty();
+        if self.ever_written || !self.data.is_empty() {
+            self.publish();
+        }
     }
 
     pub fn write(&mut self, at: usize, bytes: &[u8]) {

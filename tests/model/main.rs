@@ -20,14 +20,24 @@ const SEEDS: [u64; 4] = [1, 2, 3, 4];
 const OPERATIONS: usize = 130;
 const OPTIONS: &str = "backup_file_size = 262144\nbackup_sha_block_size_bytes = 4096\n\
                        memory = 16MiB\n";
+/// As `run_seed` has it in the configuration.
+pub const MAX_CHAIN: usize = 3;
 pub const OBJECT: u64 = 262_144;
 pub const LARGEST: u64 = 1_500_000;
 pub const VOLUMES: [&str; 3] = ["one", "two two", "drei"];
+/// The folders by which a file is found; what it becomes depends on the one it is made in.
+pub const FOLDERS: [&str; 3] = ["", ".full", ".incremental"];
 pub const FILES: [&str; 5] = ["a", "b.img", ".c.Xy", "d d", "ё"];
 
 fn run_seed(seed: u64, operations: usize) {
-    let lab = Lab::with(OPTIONS);
-    let mut world = World::new(&lab, seed);
+    let is_auto = seed % 2 == 0;
+    let incremental = if is_auto {
+        "incremental = auto\nmax_chain = 3\n"
+    } else {
+        ""
+    };
+    let lab = Lab::with(&format!("{OPTIONS}{incremental}"));
+    let mut world = World::new(&lab, seed, is_auto);
     for volume in VOLUMES {
         fs::create_dir(world.volume_path(volume)).unwrap();
         world.volumes.push(volume);

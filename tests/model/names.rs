@@ -1,8 +1,9 @@
 //! Operations on names: volumes and files are made, opened, renamed, deleted.
 
-use crate::common::mount::errno;
-use crate::file::{ModelFile, Reopens};
+use crate::common::mount::{errno, wait_for};
+use crate::file::{ModelFile, Parent, Reopens};
 use crate::world::{Open, World};
+use crate::{FOLDERS, MAX_CHAIN};
 use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
 use std::fs::{self, File, OpenOptions};
 
@@ -35,20 +36,40 @@ impl World<'_> {
 
     pub fn create(&mut self) {
         let name = self.any_name();
+        let folder = FOLDERS[self.dice.below(FOLDERS.len() as u64) as usize];
+        let may_have_parent = match folder {
+            "" => self.is_auto,
+            folder => folder == ".incremental",
+        };
+        let mut parent = None;
         let expected = if !self.has(name.0) {
             libc::ENOENT
         } else if self.names.contains_key(&name) {
             libc::EEXIST
         } else {
-            0
+            if may_have_parent {
+                parent = self.parent_in(name.0, folder.is_empty());
+            }
+            let is_refused = folder == ".incremental" && parent.is_none();
+            if is_refused { libc::EINVAL } else { 0 }
         };
-        self.tell(format!("create {name:?} -> file {}", self.files.len()));
-        match File::create_new(self.path(name)) {
+        let id = self.files.len();
+        self.tell(format!(
+            "create {name:?} in {folder:?} on {parent:?} -> file {id}"
+        ));
+        let path = self.volume_path(name.0).join(folder).join(name.1);
+        match File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)
+        {
             Ok(file) => {
                 assert_eq!(expected, 0);
-                let id = self.files.len();
                 self.files.push(ModelFile {
                     handles: 1,
+                    volume: name.0,
+                    parent,
                     ..ModelFile::default()
                 });
                 self.names.insert(name, id);
@@ -59,6 +80,42 @@ impl World<'_> {
             }
             Err(e) => assert_eq!(e.raw_os_error(), Some(expected)),
         }
+    }
+
+    /// What a new file of a volume is built on: the newest that is closed, which thereby
+    /// becomes a record.
+    fn parent_in(&mut self, volume: &str, is_wished: bool) -> Option<Parent> {
+        let mut newest = None;
+        for id in 0..self.files.len() {
+            let file = &mut self.files[id];
+            if file.volume == volume && !file.unlinked && file.handles == 0 {
+                file.closed = None;
+                newest = Some(id);
+            }
+        }
+        let id = newest?;
+        let parent = Parent {
+            id,
+            size: self.files[id].data.len(),
+            is_wished,
+        };
+        (!is_wished || self.depth(id) < MAX_CHAIN).then_some(parent)
+    }
+
+    fn depth(&self, id: usize) -> usize {
+        match self.files[id].parent {
+            Some(parent) => self.depth(parent.id) + 1,
+            None => 0,
+        }
+    }
+
+    /// Whether anything is built on a file, that is there or is being written.
+    fn is_parent(&self, id: usize) -> bool {
+        let child = |file: &ModelFile| {
+            let is_there = !file.unlinked || file.handles > 0;
+            is_there && file.parent.is_some_and(|parent| parent.id == id)
+        };
+        self.files.iter().any(child)
     }
 
     /// Opens what is there for writing, as qemu-img does.
@@ -126,13 +183,21 @@ impl World<'_> {
     pub fn unlink(&mut self) {
         let name = self.likely_name();
         self.tell(format!("unlink {name:?}"));
-        let expected = if self.names.contains_key(&name) {
-            0
-        } else {
-            libc::ENOENT
+        let expected = match self.names.get(&name) {
+            None => libc::ENOENT,
+            Some(id) if self.is_parent(*id) => libc::EBUSY,
+            Some(_) => 0,
         };
-        assert_eq!(errno(fs::remove_file(self.path(name))), expected);
-        if let Some(id) = self.names.remove(&name) {
+        let path = self.path(name);
+        let removed = errno(fs::remove_file(&path));
+        if expected == 0 && removed == libc::EBUSY {
+            // Of a child that is gone the kernel tells a little later that it was closed.
+            wait_for("nothing is built on it", || fs::remove_file(&path).is_ok());
+        } else {
+            assert_eq!(removed, expected);
+        }
+        if expected == 0 {
+            let id = self.names.remove(&name).unwrap();
             self.files[id].unlinked = true;
         }
     }
@@ -152,7 +217,7 @@ impl World<'_> {
             last_modification: Timespec { tv_sec, tv_nsec },
         };
         let flags = rustix::fs::AtFlags::empty();
-        let set = rustix::fs::utimensat(rustix::fs::CWD, self.path(name), &times, flags);
+        let set = rustix::fs::utimensat(rustix::fs::CWD, self.any_path(name), &times, flags);
         let Some(id) = self.names.get(&name) else {
             assert_eq!(set, Err(rustix::io::Errno::NOENT));
             return;

@@ -3,7 +3,7 @@
 use crate::common::library::Dice;
 use crate::common::mount::{Lab, Mount};
 use crate::file::ModelFile;
-use crate::{FILES, VOLUMES};
+use crate::{FILES, FOLDERS, VOLUMES};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
@@ -22,6 +22,8 @@ pub struct World<'a> {
     pub names: BTreeMap<(&'static str, &'static str), usize>,
     pub files: Vec<ModelFile>,
     pub open: Vec<Open>,
+    /// Whether what is written into a volume's own folder may be an increment.
+    pub is_auto: bool,
     /// What was done, for who has to find out why it went wrong.
     story: Vec<String>,
 }
@@ -39,7 +41,7 @@ impl Drop for World<'_> {
 }
 
 impl<'a> World<'a> {
-    pub fn new(lab: &'a Lab, seed: u64) -> Self {
+    pub fn new(lab: &'a Lab, seed: u64, is_auto: bool) -> Self {
         Self {
             lab,
             mount: Some(lab.mount()),
@@ -48,6 +50,7 @@ impl<'a> World<'a> {
             names: BTreeMap::new(),
             files: Vec::new(),
             open: Vec::new(),
+            is_auto,
             story: Vec::new(),
         }
     }
@@ -62,6 +65,12 @@ impl<'a> World<'a> {
 
     pub fn path(&self, (volume, name): (&str, &str)) -> PathBuf {
         self.volume_path(volume).join(name)
+    }
+
+    /// The same file, by the way through any folder by which it is found.
+    pub fn any_path(&mut self, (volume, name): (&str, &str)) -> PathBuf {
+        let folder = FOLDERS[self.dice.below(FOLDERS.len() as u64) as usize];
+        self.volume_path(volume).join(folder).join(name)
     }
 
     pub fn any_volume(&mut self) -> &'static str {

@@ -49,9 +49,13 @@ impl ChunkedSink {
             return Err(e);
         }
         self.delete_obsolete(&mut state).await;
-        let depth = self
-            .parent_of(&state)
-            .map_or(0, |parent| parent.backup.depth.saturating_add(1));
+        let depth = match self.parent_of(&state) {
+            Some(parent) => parent.backup.depth.saturating_add(1),
+            None => {
+                self.shared.writing.stand_alone(&self.name.backup_id);
+                0
+            }
+        };
         drop(state);
         let catalog = &self.shared.catalog;
         catalog.changed(&self.name).await;

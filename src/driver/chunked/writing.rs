@@ -130,6 +130,13 @@ impl Writing {
         }
     }
 
+    /// It is built on nothing any more.
+    pub fn stand_alone(&self, backup_id: &str) {
+        if let Some(parent) = self.lock().get_mut(backup_id) {
+            *parent = None;
+        }
+    }
+
     /// Whether this backup is being written.
     pub fn holds(&self, backup_id: &str) -> bool {
         self.lock().contains_key(backup_id)

@@ -195,8 +195,18 @@ pub async fn a_smaller_image_may_grow_again(place: &Place) {
     for index in 2..5 {
         sink.remove(index).await.unwrap();
     }
+    assert_eq!(
+        kind(rooms.driver.delete(&full).await),
+        Kind::Dependents,
+        "it is built on that still"
+    );
     let cut = sink.publish(131_072, &described("a")).await.unwrap();
     check(place, &cut, None, &image[..131_072]).await;
+    // And nothing more, while it may be written to.
+    rooms.driver.delete(&full).await.unwrap();
+    store_all(sink.as_ref(), &image).await.unwrap();
+    let grown = sink.publish(300_000, &described("a")).await.unwrap();
+    check(place, &grown, None, &image).await;
 }
 
 pub async fn zeros_over_data_are_a_change(place: &Place) {
