@@ -184,12 +184,12 @@ impl Tree {
     /// back, stay as they are from now on: so that another one can be built on them. The
     /// kernel tells of the last close a moment after the program was told that all is well.
     async fn settle(&self, backend: usize, volume: &str) {
+        // For all of them together: some may stay open for as long as they like.
+        let mut looks = SETTLING_LOOKS;
         for draft in self.drafts_in(backend, volume) {
-            for _ in 0..SETTLING_LOOKS {
-                if !draft.is_closing().await {
-                    break;
-                }
+            while looks > 0 && draft.is_closing().await {
                 tokio::time::sleep(SETTLING_LOOK).await;
+                looks -= 1;
             }
             if draft.published().is_some() && !draft.writer.is_changed().await {
                 self.seal(&draft);
