@@ -453,7 +453,7 @@ async fn posix_claims_are_seen_by_other_programs_and_end_with_theirs() {
     let sign = folder.path().join(".cinderfs-lock-1455");
     assert!(sign.is_file() && other.is_claimed("1455").await.unwrap());
     let error = other.delete("", ".cinderfs-lock-1455").await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    assert_eq!(error.kind(), Kind::Dependents, "{error}");
     let tried = std::process::Command::new("flock")
         .args(["--nonblock", sign.to_str().unwrap(), "true"])
         .status();
@@ -502,7 +502,7 @@ async fn posix_staged_files_are_left_over_once_nobody_writes_them() {
         .delete("14/55/x", ".cinderfs-stage-1")
         .await
         .unwrap_err();
-    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    assert_eq!(error.kind(), Kind::Dependents, "{error}");
     assert!(staged.exists());
     locker.kill();
     let left = store.leftovers().await.unwrap();

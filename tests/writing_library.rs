@@ -415,6 +415,58 @@ async fn what_was_published_survives_an_end_amid_publishing_again() {
     assert!(read == image);
 }
 
+/// Cinder takes any list of hashes for that of the metadata beside it, and builds on it.
+#[tokio::test]
+async fn whenever_publishing_again_ends_no_list_of_hashes_is_of_another_publication() {
+    let (mut without, mut old, mut new) = (0, 0, 0);
+    for last in 0.. {
+        let store = Arc::new(FaultStore::new(MemoryStore::new()));
+        let shared = Arc::<FaultStore<MemoryStore>>::clone(&store);
+        let rooms = Rooms::new(shared, options(Layout::Posix), 64 * MIB);
+        let writer = rooms.writer("v").await;
+        let image = Dice(7).text(200_000);
+        writer.write(0, &image).await.unwrap();
+        let backup = writer.publish(&described("a"), true).await;
+        let backup = backup.unwrap().unwrap();
+        // The program ends after so many changes.
+        let changes = AtomicU64::new(0);
+        store.fail_when(move |call| {
+            let is_change = matches!(call, Call::Put(_) | Call::Delete(_));
+            let before = changes.fetch_add(u64::from(is_change), Ordering::Relaxed);
+            (before + u64::from(is_change) > last).then_some(Kind::Unavailable)
+        });
+        let mut other = image.clone();
+        other[70_000] ^= 1;
+        let written = writer.write(70_000, &other[70_000..70_001]).await;
+        let published = writer.publish(&described("a"), true).await;
+        let ended = written.and(published.map(drop)).is_err();
+        store.fail_when(|_| None);
+        let generation = async |object: &str| {
+            let name = format!("{}{object}", backup.service_metadata);
+            let text = store.read(&backup.container, &name, 0..u64::MAX).await;
+            let text: serde_json::Value = serde_json::from_slice(&text.ok()?).unwrap();
+            Some(text["cinderfs"]["generation"].as_u64().unwrap_or(0))
+        };
+        let own = generation("_metadata").await.unwrap();
+        match generation("_sha256file").await {
+            Some(of_list) => assert_eq!(of_list, own, "after {last} changes"),
+            None => without += 1,
+        }
+        let expected = if own == 0 { &image } else { &other };
+        let shared = Arc::<FaultStore<MemoryStore>>::clone(&store);
+        let later = Rooms::new(shared, options(Layout::Posix), 64 * MIB);
+        assert!(later.read_all("v", &backup.id).await.unwrap() == *expected);
+        (old, new) = (old + u64::from(own == 0), new + u64::from(own > 0));
+        if !ended {
+            break;
+        }
+    }
+    assert!(
+        without >= 2 && old >= 2 && new >= 2,
+        "{without} {old} {new}"
+    );
+}
+
 #[tokio::test]
 async fn a_chunk_that_the_spool_could_not_take_is_never_published_as_zeros() {
     use cinderfs::budget::Budget;

@@ -1,5 +1,6 @@
 //! Publishing: the list of hashes and the metadata, which make a backup exist.
 
+use super::summary::read_metadata_text;
 use super::writer::{Chunk, ChunkedSink, State};
 use super::{delete_metadata, missing_is_fine};
 use crate::driver::{Backup, Description};
@@ -11,6 +12,7 @@ use crate::format::{
 use crate::spool;
 use crate::store::Body;
 use crate::task::blocking;
+use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
@@ -144,44 +146,115 @@ impl ChunkedSink {
         }
     }
 
-    /// Stores list and metadata. The first time in this order: the metadata makes the backup
-    /// exist. Anew, there is no list for a moment: Cinder takes any list for that of the
-    /// metadata beside it, and builds incremental backups on it that would be wrong.
+    /// Stores list and metadata.
     async fn list(&self, state: &mut State, list: Body, metadata: Vec<u8>) -> Result<()> {
-        let (store, container) = (&self.shared.store, &self.name.container);
-        let sha256file = self.name.sha256file();
-        let anew = state.generation > 0;
-        match anew {
-            true => missing_is_fine(store.delete(container, &sha256file).await)?,
-            false => store.put(container, &sha256file, list.clone()).await?,
-        }
         let named: BTreeSet<u64> = state.chunks.values().flat_map(Chunk::numbers).collect();
-        let stored = async {
-            store.sync(container).await?;
-            named
-                .iter()
-                .for_each(|number| state.numbers.publish(*number));
-            state.published = true;
-            let body = Body::Bytes(metadata.into());
-            store.put(container, &self.name.metadata(), body).await
-        };
-        if let Err(e) = stored.await {
-            // It is as it was published before. It can be read without the list, but
-            // nothing be built on it.
-            if let Some(before) = state.list.clone() {
-                let _ = store.put(container, &sha256file, before).await;
-            }
-            return Err(e);
-        }
-        // Whether the names are durable or not: from here on it is what this metadata says.
-        state.generation += 1;
-        state.live = named;
-        if anew {
-            state.list = None;
-            store.sync(container).await?;
-            store.put(container, &sha256file, list.clone()).await?;
+        let metadata = Bytes::from(metadata);
+        match state.generation {
+            0 => self.list_first(state, &list, metadata, &named).await?,
+            _ => self.list_anew(state, &list, metadata, &named).await?,
         }
         state.list = Some(list);
+        state.live = named;
+        self.shared.store.sync(&self.name.container).await
+    }
+
+    /// In Cinder's order: the metadata makes the backup exist.
+    async fn list_first(
+        &self,
+        state: &mut State,
+        list: &Body,
+        metadata: Bytes,
+        named: &BTreeSet<u64>,
+    ) -> Result<()> {
+        let (store, container) = (&self.shared.store, &self.name.container);
+        store
+            .put(container, &self.name.sha256file(), list.clone())
+            .await?;
+        store.sync(container).await?;
+        state.use_up(named);
+        state.published = true;
+        let body = Body::Bytes(metadata);
+        store.put(container, &self.name.metadata(), body).await?;
+        // Whether the names are durable or not: this list and this metadata go together.
+        state.generation += 1;
+        state.has_list = true;
+        Ok(())
+    }
+
+    /// There is no list for a moment. Cinder takes any list for that of the metadata beside
+    /// it: with one of another publication, an incremental backup of its would be wrong.
+    async fn list_anew(
+        &self,
+        state: &mut State,
+        list: &Body,
+        metadata: Bytes,
+        named: &BTreeSet<u64>,
+    ) -> Result<()> {
+        let (store, container) = (&self.shared.store, &self.name.container);
+        let sha256file = self.name.sha256file();
+        let before = read_metadata_text(store.as_ref(), &self.name).await?;
+        state.has_list = false;
+        state.use_up(named);
+        // That number is never used again, whatever comes of this.
+        state.generation += 1;
+        let stored = async {
+            missing_is_fine(store.delete(container, &sha256file).await)?;
+            store.sync(container).await?;
+            let body = Body::Bytes(metadata.clone());
+            store.put(container, &self.name.metadata(), body).await?;
+            store.sync(container).await?;
+            store.put(container, &sha256file, list.clone()).await
+        };
+        if let Err(e) = stored.await {
+            self.go_back(state, list, (before, metadata), named).await;
+            return Err(e);
+        }
+        state.has_list = true;
+        Ok(())
+    }
+
+    /// After a failure the backup is to be what it was before, if that can be had.
+    async fn go_back(
+        &self,
+        state: &mut State,
+        list: &Body,
+        (before, after): (Bytes, Bytes),
+        named: &BTreeSet<u64>,
+    ) {
+        let (store, container) = (&self.shared.store, &self.name.container);
+        let object = self.name.metadata();
+        // Where nothing was changed, nothing needs room.
+        let is_before = |text: &Result<Bytes>| text.as_ref().is_ok_and(|text| *text == before);
+        let mut found = read_metadata_text(store.as_ref(), &self.name).await;
+        if !is_before(&found) {
+            let body = Body::Bytes(before.clone());
+            let _ = store.put(container, &object, body).await;
+            found = read_metadata_text(store.as_ref(), &self.name).await;
+        }
+        if is_before(&found) {
+            let _ = self.put_list_back(state).await;
+            return;
+        }
+        if found.is_ok_and(|text| text == after) {
+            state.live = named.clone();
+            state.list = Some(list.clone());
+        } else {
+            // Nobody knows which: all objects stay, and no list.
+            state.live.extend(named);
+            state.list = None;
+        }
+    }
+
+    /// Stores the list that goes with the metadata, should it be missing: the backup can be
+    /// read without, but nothing be built on it.
+    pub(super) async fn put_list_back(&self, state: &mut State) -> Result<()> {
+        let Some(list) = state.list.clone().filter(|_| !state.has_list) else {
+            return Ok(());
+        };
+        let (store, container) = (&self.shared.store, &self.name.container);
+        store.put(container, &self.name.sha256file(), list).await?;
+        state.has_list = true;
         store.sync(container).await
     }
 

@@ -9,10 +9,9 @@
 use super::encode::{Hashed, Packed, hash, pack};
 use super::numbers::Numbers;
 use super::parent::Parent;
-use super::writing::WritingSign;
+use super::writing::{WritingSign, begin};
 use super::{Shared, delete_objects, missing_is_fine};
 use crate::codec::Codec;
-use crate::config::Incremental;
 use crate::driver::{Backup, BackupSink, Basis, ChunkData, Description};
 use crate::error::{Error, Kind, Result};
 use crate::format::{
@@ -42,8 +41,6 @@ const MOST_INCREMENTAL_CHUNKS: u64 = 2 << 20;
 /// Objects of one chunk that are stored at a time: the disk makes many small ones durable
 /// in the time of one.
 const PUTS: usize = 16;
-/// How often another parent is chosen when somebody is just deleting one.
-const TRIES: u32 = 16;
 
 /// See the module's page.
 pub struct ChunkedSink {
@@ -79,10 +76,21 @@ pub(super) struct State {
     pub(super) generation: u64,
     /// The list of hashes that was published last.
     pub(super) list: Option<Body>,
+    /// It is in the store.
+    pub(super) has_list: bool,
     /// Numbers of the objects that the metadata names which was published last.
     pub(super) live: BTreeSet<u64>,
     /// Objects that only metadata which is about to be replaced names.
     pub(super) obsolete: BTreeSet<u64>,
+}
+
+impl State {
+    /// Metadata is about to name objects of these numbers.
+    pub(super) fn use_up(&mut self, named: &BTreeSet<u64>) {
+        named
+            .iter()
+            .for_each(|number| self.numbers.publish(*number));
+    }
 }
 
 /// Which numbers the objects of a chunk get that is stored once more.
@@ -414,47 +422,6 @@ impl ChunkedSink {
     }
 }
 
-/// Chooses a parent, where there is to be one, and says that it is built on.
-async fn begin(
-    shared: &Shared,
-    backup_id: &str,
-    volume_id: &str,
-    basis: Basis,
-) -> Result<(Option<Parent>, WritingSign)> {
-    let _choosing = shared.writing.choose().await;
-    for _ in 0..TRIES {
-        let parent = match basis {
-            Basis::Full => None,
-            Basis::Newest => Some(Parent::newest(shared, volume_id).await?),
-            Basis::Configured => match shared.options.incremental {
-                Incremental::Never => None,
-                Incremental::Auto => parent_if_fit(shared, volume_id).await?,
-            },
-        };
-        if let Some(sign) = WritingSign::begin(shared, backup_id, parent.as_ref()).await? {
-            return Ok((parent, sign));
-        }
-    }
-    let subject = format!("volume {volume_id} incrementally");
-    let reason = "each backup that it could be built on was just being deleted";
-    Err(Error::new(Kind::Unavailable, "back up", subject, reason).advise("try again"))
-}
-
-/// The parent that the option `incremental = auto` finds.
-async fn parent_if_fit(shared: &Shared, volume_id: &str) -> Result<Option<Parent>> {
-    match Parent::newest(shared, volume_id).await {
-        Ok(parent) => {
-            let most = shared.options.max_chain;
-            Ok(Some(parent).filter(|parent| most.is_none_or(|most| parent.backup.depth < most)))
-        }
-        Err(e) if e.kind() == Kind::Invalid => {
-            tracing::debug!("a full backup is made: {e}");
-            Ok(None)
-        }
-        Err(e) => Err(e),
-    }
-}
-
 /// Size of the chunks of an incremental backup: that of an object, or the largest part of
 /// it that has no more than [`LARGEST_INCREMENTAL`] bytes, so that the borders of objects
 /// are borders of chunks.
@@ -525,13 +492,15 @@ impl BackupSink for ChunkedSink {
     }
 
     async fn revert(&self) -> Result<()> {
-        let state = self.state.lock().await;
+        let mut state = self.state.lock().await;
         let (store, container) = (&self.shared.store, &self.name.container);
         let given = state.numbers.given();
         for number in given.filter(|number| !state.live.contains(number)) {
             missing_is_fine(store.delete(container, &self.name.chunk(number)).await)?;
         }
-        missing_is_fine(store.sync(container).await)
+        missing_is_fine(store.sync(container).await)?;
+        // Now there is room for it.
+        self.put_list_back(&mut state).await
     }
 
     async fn discard(&self) -> Result<()> {

@@ -8,11 +8,16 @@
 
 use super::Shared;
 use super::parent::Parent;
+use crate::config::Incremental;
+use crate::driver::Basis;
 use crate::error::{Error, Kind, Result};
 use crate::store::Claim;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// How often another parent is chosen when somebody is just deleting one.
+const TRIES: u32 = 16;
 
 /// See the module's page.
 #[derive(Debug, Default)]
@@ -155,5 +160,49 @@ impl Writing {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.writing.lock().remove(&self.backup_id);
+    }
+}
+
+/// Chooses a parent, where there is to be one, and says that it is built on.
+///
+/// # Errors
+/// `Invalid` when there must be one and none is fit; those of the store.
+pub async fn begin(
+    shared: &Shared,
+    backup_id: &str,
+    volume_id: &str,
+    basis: Basis,
+) -> Result<(Option<Parent>, WritingSign)> {
+    let _choosing = shared.writing.choose().await;
+    for _ in 0..TRIES {
+        let parent = match basis {
+            Basis::Full => None,
+            Basis::Newest => Some(Parent::newest(shared, volume_id).await?),
+            Basis::Configured => match shared.options.incremental {
+                Incremental::Never => None,
+                Incremental::Auto => parent_if_fit(shared, volume_id).await?,
+            },
+        };
+        if let Some(sign) = WritingSign::begin(shared, backup_id, parent.as_ref()).await? {
+            return Ok((parent, sign));
+        }
+    }
+    let subject = format!("volume {volume_id} incrementally");
+    let reason = "each backup that it could be built on was just being deleted";
+    Err(Error::new(Kind::Unavailable, "back up", subject, reason).advise("try again"))
+}
+
+/// The parent that the option `incremental = auto` finds.
+async fn parent_if_fit(shared: &Shared, volume_id: &str) -> Result<Option<Parent>> {
+    match Parent::newest(shared, volume_id).await {
+        Ok(parent) => {
+            let most = shared.options.max_chain;
+            Ok(Some(parent).filter(|parent| most.is_none_or(|most| parent.backup.depth < most)))
+        }
+        Err(e) if e.kind() == Kind::Invalid => {
+            tracing::debug!("a full backup is made: {e}");
+            Ok(None)
+        }
+        Err(e) => Err(e),
     }
 }
