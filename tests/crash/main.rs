@@ -16,12 +16,14 @@ mod worker;
 
 use common::library::Dice;
 use common::mount::Lab;
-use ledger::Ledger;
+use ledger::{Counts, Ledger};
 use round::{Story, settings};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Kills of the daemon, over all stores.
 const KILLS: u64 = 180;
+/// With so many kills of one store, each thing happens more than ten times.
+const ENOUGH: u64 = 60;
 /// Kills of commands.
 const COMMAND_KILLS: u64 = 45;
 /// Stores, each with its own size of hashed blocks.
@@ -57,7 +59,7 @@ fn with_seeds(kills: u64, run: impl Fn(u64, u64)) {
 }
 
 /// A store through many rounds, each of which ends with a kill when `round` says so.
-fn tell(seed: u64, kills: u64, round: impl Fn(&mut Story<'_>, &mut Dice) -> bool) {
+fn tell(seed: u64, kills: u64, round: impl Fn(&mut Story<'_>, &mut Dice) -> bool) -> Counts {
     let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let block = BLOCKS[seed as usize % BLOCKS.len()];
     let lab = Lab::with(&settings(&mut dice, block));
@@ -70,15 +72,39 @@ fn tell(seed: u64, kills: u64, round: impl Fn(&mut Story<'_>, &mut Dice) -> bool
     }
     let counts = story.end();
     eprintln!("seed {seed}: {counts:?}");
+    counts
+}
+
+/// A kill at every point where it matters: else the test would prove nothing.
+fn check_coverage(counts: &Counts) {
+    let garbage = |kind: &str| counts.garbage.get(kind).copied().unwrap_or(0);
+    for (what, count) in [
+        ("full backups", counts.full),
+        ("incremental ones", counts.incremental),
+        ("published anew", counts.republished),
+        ("renamed", counts.renamed),
+        ("deleted", counts.deleted),
+        ("refused to be deleted", counts.refused),
+        ("killed while publishing", counts.publishing_killed),
+        ("killed while deleting", counts.deleting_killed),
+        ("staged files left", garbage("staged")),
+        ("chunks left beside a backup", garbage("stray")),
+        ("chunks left of none", garbage("unfinished")),
+    ] {
+        assert!(count > 0, "{what}: never");
+    }
 }
 
 #[test]
 fn what_a_killed_daemon_had_reported_is_whole() {
     with_seeds(KILLS, |seed, kills| {
-        tell(seed, kills, |story, dice| {
+        let counts = tell(seed, kills, |story, dice| {
             story.kill_daemon(dice);
             true
         });
+        if kills >= ENOUGH {
+            check_coverage(&counts);
+        }
     });
 }
 

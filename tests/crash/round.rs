@@ -6,7 +6,7 @@ use crate::common::mount::{Lab, Mount, kill, names};
 use crate::ledger::{Counts, Ledger};
 use crate::worker::{Worker, lock};
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -87,11 +87,11 @@ impl<'a> Story<'a> {
         mount.crash();
     }
 
-    fn worker<'b>(&'b self, root: &PathBuf, over: &'b AtomicBool, dice: &mut Dice) -> Worker<'b> {
+    fn worker<'b>(&'b self, root: &Path, over: &'b AtomicBool, dice: &mut Dice) -> Worker<'b> {
         Worker {
             ledger: &self.ledger,
             dice: Dice(dice.next() | 1),
-            root: root.clone(),
+            root: root.to_owned(),
             over,
         }
     }

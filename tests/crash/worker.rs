@@ -175,7 +175,7 @@ impl Worker<'_> {
             tv_nsec,
         };
         let times = Timestamps {
-            last_access: nanoseconds(UTIME_OMIT.into()),
+            last_access: nanoseconds(UTIME_OMIT),
             last_modification: nanoseconds(1),
         };
         let set = rustix::fs::utimensat(CWD, &path, &times, AtFlags::empty());
