@@ -199,18 +199,8 @@ impl Worker<'_> {
     fn back_up(&mut self, volume: &'static str) -> Result<(), Killed> {
         let folder = ["", ".full", ".incremental"][self.dice.below(3) as usize];
         let incremental = folder == ".incremental";
-        let target = {
-            let (longest, newest) = {
-                let ledger = self.ledger();
-                (ledger.longest(volume), ledger.newest(volume))
-            };
-            any_image(
-                &mut self.dice,
-                newest.as_deref(),
-                if incremental { longest } else { 1 },
-            )
-        };
-        // What others have begun meanwhile may be longer; it is no parent, being written.
+        let newest = self.ledger().newest(volume);
+        let mut target = any_image(&mut self.dice, newest.as_deref(), 1);
         let (number, name) = self.ledger().begin(volume, target.len(), incremental);
         let path = self.root.join(volume).join(&name);
         let new = self.root.join(volume).join(folder).join(&name);
@@ -225,6 +215,12 @@ impl Worker<'_> {
             }
             Err(e) => panic!("create {number}: error {e}"),
         };
+        if incremental {
+            // No shorter than its parent, which is among these from now on.
+            let mut ledger = self.ledger();
+            target.resize(ledger.longest(volume), 0);
+            ledger.get(number).size = target.len();
+        }
         let mut open = Open {
             file,
             path,
