@@ -40,7 +40,9 @@ pub fn write_object(store: &PosixStore, path: &Path, body: &Body) -> io::Result<
 fn stage(store: &PosixStore, folder: &Path) -> io::Result<(File, PathBuf)> {
     for _ in 0..TRIES {
         let staged = folder.join(format!("{STAGE_PREFIX}{}", uuid::Uuid::new_v4()));
+        // NFS gives a shared lock only on what is open for reading.
         let file = OpenOptions::new()
+            .read(true)
             .write(true)
             .create_new(true)
             .mode(0o600)
@@ -63,4 +65,22 @@ fn write_staged(file: &mut File, body: &Body) -> io::Result<()> {
     body.pieces(|piece| file.write_all(piece))?;
     // The umask has a say in the mode at creation; Cinder sets it afterwards, too.
     file.set_permissions(Permissions::from_mode(FILE_MODE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn what_is_staged_can_be_locked_over_nfs() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = PosixStore::open(folder.path()).unwrap();
+        let (file, _) = stage(&store, &store.root).unwrap();
+        // A shared lock takes the right to read there, and is EBADF without.
+        file.write_all_at(b"x", 0).unwrap();
+        let mut found = [0];
+        file.read_exact_at(&mut found, 0).unwrap();
+        assert_eq!(found, *b"x");
+    }
 }
