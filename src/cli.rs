@@ -158,7 +158,13 @@ fn exit_code(done: Result<bool, Failure>) -> ExitCode {
 
 /// Says on standard error that something failed.
 fn complain(error: &Error) {
-    eprintln!("cinderfs: {error}");
+    say(&format!("cinderfs: {error}"));
+}
+
+/// Writes a line to standard error. That nobody can hear it must not end the work.
+fn say(text: &str) {
+    use std::io::Write;
+    drop(writeln!(std::io::stderr(), "{text}"));
 }
 
 /// The threads that everything asynchronous runs on.

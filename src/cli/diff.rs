@@ -1,7 +1,7 @@
 //! `cinderfs diff`
 
 use super::backends::find_backup;
-use super::{Failure, StoreArguments, print, runtime, split_file, usage};
+use super::{Failure, StoreArguments, print, runtime, say, split_file, usage};
 use crate::driver::Content;
 use crate::error::{Error, Kind, Result};
 use clap::Args;
@@ -137,9 +137,9 @@ fn tell(arguments: &Arguments, found: &[(Range<u64>, Now)], old: u64, new: u64) 
         0 => String::new(),
         some => format!(", {some} cut off"),
     };
-    eprintln!(
+    say(&format!(
         "{} bytes differ: {data} are data now, {zero} zero{cut}",
         data + zero + absent
-    );
+    ));
     Ok(())
 }

@@ -24,6 +24,7 @@ pub fn start_for_command() {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .without_time();
     drop(builder.with_writer(std::io::stderr).try_init());
@@ -36,9 +37,12 @@ pub fn start_for_command() {
 pub fn start(file: Option<&Path>) -> Result<()> {
     let filter =
         EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    // A line that cannot be written (a full disk, a pipe that nobody reads any more) is lost,
+    // and nothing else is: the subscriber's complaint of it would be a panic.
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_target(false);
+        .with_target(false)
+        .log_internal_errors(false);
     // A second start (there is none in the program) would leave the first in place.
     match file {
         None => drop(builder.with_writer(std::io::stderr).try_init()),

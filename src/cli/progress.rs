@@ -3,7 +3,7 @@
 
 use crate::driver::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 /// What a bar shows: what is done, how much of it, how fast, and how long it will take.
 const TEMPLATE: &str = "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}, {eta} left";
@@ -36,9 +36,7 @@ impl Bar {
 
     /// Says something on standard error while the bar is there.
     pub fn say(&self, text: &str) {
-        // That nobody can hear it must not end the work.
-        let say = || drop(writeln!(std::io::stderr(), "cinderfs: {text}"));
-        self.pause(say);
+        self.pause(|| super::say(&format!("cinderfs: {text}")));
     }
 }
 

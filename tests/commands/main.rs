@@ -52,3 +52,19 @@ fn usage() {
         assert_eq!(fail(&mut lab.cinderfs(arguments)).0, USAGE, "{arguments:?}");
     }
 }
+
+#[test]
+fn nobody_hears_the_error_and_the_exit_code_is_the_same() {
+    let lab = Lab::new();
+    let config = lab.config().display().to_string();
+    for (arguments, code) in [
+        (&["ls", "--store", "nothing"][..], USAGE),
+        (&["rm", "posix/v/a", "posix/v/b", "--config", &config], 1),
+    ] {
+        let mut command = lab.cinderfs(arguments);
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ended = command.stderr(writer).status().unwrap();
+        assert_eq!(ended.code(), Some(code), "{arguments:?}");
+    }
+}

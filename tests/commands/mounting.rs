@@ -259,3 +259,22 @@ fn the_helper_of_mount_mounts_and_gives_its_exit_codes() {
         .unwrap();
     assert!(ended.status.success());
 }
+
+#[test]
+fn a_mount_outlives_whoever_read_its_log() {
+    let lab = Lab::new();
+    let mut arguments = vec!["mount".to_owned(), "--foreground".into()];
+    arguments.extend(mount_arguments(&lab)[1..].to_vec());
+    let mut daemon = lab.start_command(&arguments);
+    wait_for("the mount", || is_mounted(&lab.path("mnt")));
+    drop((daemon.stdout.take(), daemon.stderr.take()));
+    let volume = lab.path("mnt/posix/v");
+    fs::create_dir(&volume).unwrap();
+    // Which is told.
+    let refused = fs::write(volume.join(".incremental/a"), "a").unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EINVAL));
+    fs::write(volume.join("a"), "a").unwrap();
+    assert_eq!(fs::read(volume.join("a")).unwrap(), b"a");
+    kill(daemon.id(), libc::SIGTERM);
+    assert_eq!(daemon.wait().unwrap().code(), Some(0));
+}
