@@ -22,6 +22,8 @@ pub enum Call {
     Put(String),
     /// An object is removed.
     Delete(String),
+    /// It is said that a backup is being written, or deleted.
+    Claim(String),
 }
 
 type Rule = dyn Fn(&Call) -> Option<Kind> + Send + Sync;
@@ -134,6 +136,7 @@ impl<S: ObjectStore> ObjectStore for FaultStore<S> {
     }
 
     async fn claim(&self, backup_id: &str) -> Result<Claim> {
+        self.check("claim", "the store", &Call::Claim(backup_id.to_owned()))?;
         self.inner.claim(backup_id).await
     }
 

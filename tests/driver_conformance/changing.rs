@@ -2,10 +2,11 @@
 
 use crate::Place;
 use crate::common::cinder::{Cinder, get};
-use crate::common::library::{Dice, options};
+use crate::common::library::{Dice, described, options};
 use cinderfs::driver::chunked::Options;
-use cinderfs::driver::{BackupDriver, Change};
+use cinderfs::driver::{BackupDriver, Basis, Change};
 use cinderfs::error::Kind;
+use cinderfs::store::fault::Call;
 use std::time::{Duration, SystemTime};
 
 pub async fn changes_names_descriptions_and_times(place: &Place) {
@@ -90,4 +91,25 @@ pub async fn deletes_nothing_when_it_may_only_append(place: &Place) {
     let error = rooms.driver.delete(&backup).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Sealed);
     assert_eq!(rooms.read_all("v", &backup.id).await.unwrap(), b"data");
+}
+
+/// Where there is no room for anything, not even for a sign.
+pub async fn deletes_from_a_store_that_is_full(place: &Place) {
+    let rooms = place.rooms();
+    let full = rooms.write("v", b"data").await;
+    let sink = rooms.driver.create("v", Basis::Newest).await.unwrap();
+    let child = sink.publish(4, &described("child")).await.unwrap();
+    sink.seal();
+    for kind in [Kind::NoSpace, Kind::Quota] {
+        place.faults.fail_when(Box::new(move |call| match call {
+            Call::Claim(_) | Call::Put(_) => Some(kind),
+            _ => None,
+        }));
+        let refused = rooms.driver.delete(&full).await.unwrap_err();
+        assert_eq!(refused.kind(), Kind::Dependents);
+    }
+    assert_eq!(rooms.driver.backups("v").await.unwrap().len(), 2);
+    rooms.driver.delete(&child).await.unwrap();
+    rooms.driver.delete(&full).await.unwrap();
+    assert_eq!(place.objects().await, [""; 0]);
 }

@@ -111,6 +111,7 @@ macro_rules! every_driver {
                 changing::changes_names_descriptions_and_times
                 changing::deletes_what_nothing_is_built_on
                 changing::deletes_nothing_when_it_may_only_append
+                changing::deletes_from_a_store_that_is_full
                 incremental_content::an_increment_is_what_cinder_would_write
                 incremental_content::random_changes_are_what_cinder_would_write
                 incremental_content::nothing_changed_makes_no_object
