@@ -21,7 +21,7 @@ use round::{Story, settings};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Kills of the daemon, over all stores.
-const KILLS: u64 = 180;
+const KILLS: u64 = 200;
 /// With so many kills of one store, each thing happens more than ten times.
 const ENOUGH: u64 = 60;
 /// Kills of commands.
