@@ -116,6 +116,10 @@ pub trait BackupDriver: Send + Sync + Debug {
     /// backend's `list_ttl`, but what this driver itself changed shows at once.
     async fn backups(&self, volume_id: &str) -> Result<Vec<Arc<Backup>>>;
 
+    /// Places in the store that we may not look into: backups there were missing from the
+    /// last listing.
+    fn hidden(&self) -> Vec<String>;
+
     /// Opens a backup for reading: its chain is resolved here, once.
     async fn open(&self, backup: &Backup) -> Result<Arc<dyn Content>>;
 

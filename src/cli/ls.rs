@@ -1,7 +1,7 @@
 //! `cinderfs ls`
 
 use super::backends::{Wired, named_backups, no_such_file};
-use super::{Failure, StoreArguments, print, runtime, split_target, usage};
+use super::{Failure, StoreArguments, log, print, runtime, split_target, usage};
 use crate::driver::Backup;
 use crate::error::Result;
 use crate::format::Timestamp;
@@ -35,6 +35,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     } else {
         split_target(target).map_err(usage)?
     };
+    log::start_for_command();
     let text = runtime()?.block_on(async {
         match parts.as_slice() {
             [] => Ok(backends(&wired, arguments)),

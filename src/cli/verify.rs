@@ -93,6 +93,9 @@ async fn check_all(wired: &Wired, arguments: &Arguments, parts: &[&str]) -> Resu
         [name, volume, file @ ..] => {
             let driver = wired.find(name)?;
             jobs = find_in_volume(driver, name, volume).await?;
+            if file.is_empty() {
+                tell_hidden(driver, name, &mut outcome, arguments);
+            }
             if let [file, ..] = file {
                 let path = format!("{name}/{volume}/{file}");
                 jobs.retain(|job| job.path == path);
@@ -122,6 +125,7 @@ async fn find_in_backend<'a>(
         Ok(volumes) => volumes,
         Err(e) => return outcome.fail(&e.within(format!("backend {name}")), arguments),
     };
+    tell_hidden(driver, name, outcome, arguments);
     for volume in volumes {
         match find_in_volume(driver, name, &volume_name(&volume)).await {
             Ok(found) => jobs.extend(found),
@@ -129,6 +133,21 @@ async fn find_in_backend<'a>(
             Err(e) if e.kind() == Kind::NotFound => {}
             Err(e) => outcome.fail(&e.within(format!("backend {name}")), arguments),
         }
+    }
+}
+
+/// Backups that nobody can see are not checked: that must not look like success.
+fn tell_hidden(
+    driver: &dyn BackupDriver,
+    name: &str,
+    outcome: &mut Outcome,
+    arguments: &Arguments,
+) {
+    for place in driver.hidden() {
+        let reason = "permission denied";
+        let error = Error::new(Kind::Denied, "check the backups in", place, reason);
+        let error = error.within(format!("backend {name}"));
+        outcome.fail(&error.advise("do it as the owner of the store"), arguments);
     }
 }
 

@@ -161,6 +161,7 @@ impl ChunkedDriver {
         catalog.forget_listing().await;
         let others = catalog.backups(&backup.volume_id).await?;
         refuse_if_built_on(backup, &others)?;
+        self.refuse_if_hidden(backup)?;
         Ok((name, sign?))
     }
 
@@ -182,6 +183,18 @@ impl ChunkedDriver {
         }
         catalog.removed(name).await;
         Ok(())
+    }
+
+    /// Where we may not look, there may be backups that are built on it.
+    fn refuse_if_hidden(&self, backup: &Backup) -> Result<()> {
+        let hidden = self.shared.store.hidden();
+        let Some(first) = hidden.first() else {
+            return Ok(());
+        };
+        let reason = format!("what lies in {first} may be built on it, and may not be read");
+        let subject = format!("backup {}", backup.id);
+        let error = Error::new(Kind::Denied, "delete", subject, reason);
+        Err(error.advise("do it as the owner of the store"))
     }
 
     fn refuse_if_append_only(&self, backup: &Backup) -> Result<()> {
@@ -211,6 +224,10 @@ impl BackupDriver for ChunkedDriver {
 
     async fn backups(&self, volume_id: &str) -> Result<Vec<Arc<Backup>>> {
         self.shared.catalog.backups(volume_id).await
+    }
+
+    fn hidden(&self) -> Vec<String> {
+        self.shared.store.hidden()
     }
 
     async fn open(&self, backup: &Backup) -> Result<Arc<dyn Content>> {

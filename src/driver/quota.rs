@@ -196,6 +196,10 @@ impl BackupDriver for LimitedDriver {
         self.inner.backups(volume_id).await
     }
 
+    fn hidden(&self) -> Vec<String> {
+        self.inner.hidden()
+    }
+
     async fn open(&self, backup: &Backup) -> Result<Arc<dyn Content>> {
         self.inner.open(backup).await
     }

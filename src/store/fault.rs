@@ -88,6 +88,10 @@ impl<S: ObjectStore> ObjectStore for FaultStore<S> {
         self.inner.containers(prefix).await
     }
 
+    fn hidden(&self) -> Vec<String> {
+        self.inner.hidden()
+    }
+
     async fn list(&self, container: &str, prefix: &str) -> Result<Vec<Entry>> {
         self.check("list", container, &Call::List)?;
         self.inner.list(container, prefix).await

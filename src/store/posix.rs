@@ -22,7 +22,7 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::SystemTime;
 
 /// In place of a container, for the folder of the store itself: only signs lie there.
@@ -42,6 +42,8 @@ pub struct PosixStore {
     root: PathBuf,
     owner: Owner,
     lockless: Arc<Once>,
+    /// Folders that could not be looked into the last time.
+    hidden: Arc<Mutex<Vec<String>>>,
 }
 
 /// Who new files and folders are given to. What root makes belongs to root, and Cinder,
@@ -79,6 +81,7 @@ impl PosixStore {
             owner: Owner::of_store(&metadata),
             root,
             lockless: Arc::new(Once::new()),
+            hidden: Arc::default(),
         })
     }
 
@@ -134,6 +137,23 @@ impl PosixStore {
         )
     }
 
+    /// Keeps what could not be looked into, and says so when it is not what it was.
+    fn keep_hidden(&self, hidden: Vec<String>) {
+        let mut kept = self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(first) = hidden.first().filter(|_| *kept != hidden) {
+            let root = self.root.display();
+            let more = match hidden.len() {
+                1 => String::new(),
+                all => format!(" and {} more folders", all - 1),
+            };
+            tracing::warn!(
+                "backups in {root}/{first}{more} are not listed: permission denied; do it as the \
+                 owner of the store"
+            );
+        }
+        *kept = hidden;
+    }
+
     /// Says once that nobody can see what is being written.
     fn miss_locks(&self) {
         self.lockless.call_once(|| {
@@ -146,13 +166,22 @@ impl PosixStore {
     }
 }
 
+/// What a walk has found.
+#[derive(Default)]
+struct Walked {
+    /// Folders with a file of the prefix.
+    found: Vec<String>,
+    /// Folders that are not ours to read.
+    hidden: Vec<String>,
+}
+
 /// A walk that notes each folder with a file of that prefix. Links are not followed.
 fn walk(
     folder: &Path,
     name: &str,
     depth: usize,
     prefix: &[u8],
-    found: &mut Vec<String>,
+    walked: &mut Walked,
 ) -> io::Result<()> {
     let mut folders = Vec::new();
     let mut holds = false;
@@ -165,7 +194,7 @@ fn walk(
         }
     }
     if holds && !name.is_empty() {
-        found.push(name.to_owned());
+        walked.found.push(name.to_owned());
     }
     for child in folders {
         // A name that is no text is none of Cinder's.
@@ -180,15 +209,12 @@ fn walk(
         } else {
             format!("{name}/{child}")
         };
-        match walk(&folder.join(child), &below, depth - 1, prefix, found) {
+        match walk(&folder.join(child), &below, depth - 1, prefix, walked) {
             // Deleted meanwhile, or not ours to read: the others still count.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-                tracing::warn!(
-                    "cannot look for backups in {}: {e}",
-                    folder.join(child).display()
-                );
-            }
+            // Root's alone, in every file system of some kinds.
+            Err(_) if below == "lost+found" => {}
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => walked.hidden.push(below),
             other => other?,
         }
     }
@@ -296,15 +322,27 @@ fn make_parents(root: &Path, folder: &Path, owner: Owner) -> io::Result<()> {
 #[async_trait]
 impl ObjectStore for PosixStore {
     async fn containers(&self, prefix: &str) -> Result<Vec<String>> {
-        let (root, prefix) = (self.root.clone(), prefix.to_owned());
+        let (store, prefix) = (self.clone(), prefix.to_owned());
         blocking(move || {
-            let mut found = Vec::new();
-            walk(&root, "", DEEPEST_CONTAINER, prefix.as_bytes(), &mut found)
+            let (root, prefix) = (&store.root, prefix.as_bytes());
+            let mut walked = Walked::default();
+            walk(root, "", DEEPEST_CONTAINER, prefix, &mut walked)
                 .map_err(|e| Error::io("list", root.display().to_string(), &e))?;
+            let Walked {
+                mut found,
+                mut hidden,
+            } = walked;
+            hidden.sort_unstable();
+            store.keep_hidden(hidden);
             found.sort_unstable();
             Ok(found)
         })
         .await
+    }
+
+    fn hidden(&self) -> Vec<String> {
+        let kept = self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.clone()
     }
 
     async fn list(&self, container: &str, prefix: &str) -> Result<Vec<Entry>> {
