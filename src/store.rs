@@ -129,6 +129,12 @@ pub trait ObjectStore: Send + Sync + Debug {
     /// Every container that holds an object whose name begins with `prefix`, sorted.
     async fn containers(&self, prefix: &str) -> Result<Vec<String>>;
 
+    /// Containers, or what holds such, that we may not look into, and that were missing
+    /// from the last [`ObjectStore::containers`] therefore.
+    fn hidden(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The objects of `container` whose names begin with `prefix`, sorted by name.
     /// A container that does not exist has none.
     async fn list(&self, container: &str, prefix: &str) -> Result<Vec<Entry>>;

@@ -205,6 +205,7 @@ fn without_a_parent_there_is_no_increment() {
     refused("no backup that it could be built on");
     run(&mut command("sync", &[volume.join("held")]));
     refused("is still being written");
+    refused("wait until it is finished");
     holder.close();
     cp(&second, &volume.join(".incremental/x"));
     assert_eq!(parent(&volume.join("x")), Some(id(&volume.join("held"))));

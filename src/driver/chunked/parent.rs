@@ -15,6 +15,8 @@ use tokio::sync::OnceCell;
 
 /// How many unfit backups are named to the user.
 const REASONS: usize = 3;
+/// Why a backup is not fit for the moment.
+const IN_USE: &str = "is still being written, or being deleted";
 
 /// See the module's page.
 pub struct Parent {
@@ -40,10 +42,17 @@ impl Parent {
         // Of two that are of the same second, the one that is built on the other is newer.
         backups.sort_by_key(|backup| Reverse((backup.created_at, backup.depth)));
         let mut reasons = Vec::new();
+        let mut advice = "make a full backup";
         for backup in backups {
             match Self::of(shared, &backup).await? {
                 Ok(parent) => return Ok(parent),
-                Err(reason) => reasons.push(format!("{} {reason}", backup.id)),
+                Err(reason) => {
+                    if reason == IN_USE {
+                        advice = "wait until it is finished, which takes ten seconds from the \
+                                  last close, or make a full backup";
+                    }
+                    reasons.push(format!("{} {reason}", backup.id));
+                }
             }
         }
         let reason = match reasons.len() {
@@ -58,7 +67,7 @@ impl Parent {
             }
         };
         let subject = format!("volume {volume_id} incrementally");
-        Err(Error::new(Kind::Invalid, "back up", subject, reason).advise("make a full backup"))
+        Err(Error::new(Kind::Invalid, "back up", subject, reason).advise(advice))
     }
 
     /// A backup as a parent, or why it cannot be one.
@@ -68,7 +77,7 @@ impl Parent {
             return Ok(Err(format!("is damaged ({fault})")));
         }
         if shared.writing.holds(id) || shared.store.is_claimed(id).await? {
-            return Ok(Err("is still being written, or being deleted".to_owned()));
+            return Ok(Err(IN_USE.to_owned()));
         }
         let name = match shared.catalog.name_of(backup).await {
             Err(e) if e.kind() == Kind::NotFound => return Ok(Err("is gone".to_owned())),
