@@ -5,8 +5,9 @@ use crate::common::mount::{
     Holder, command, errno, fail, files_in, names, run, shell, wait_for, write,
 };
 use crate::common::store_check::count;
-use crate::{VOLUME, cp, depth, id, images, lab, parent, refusals};
-use std::fs::{self, OpenOptions};
+use crate::{VOLUME, attribute, cp, depth, id, images, lab, parent, refusals};
+use std::fs;
+use std::path::Path;
 
 #[test]
 fn leaves_go_first() {
@@ -62,7 +63,7 @@ fn rm_of_a_volume_takes_it_all_in_one_go() {
                 .iter()
                 .any(|name| depth(&volume.join(name)) > 1)
         );
-        if seed % 2 == 0 {
+        if seed.is_multiple_of(2) {
             assert_eq!(mount.unmount(), 0);
             mount = lab.mount();
         }
@@ -128,7 +129,7 @@ fn a_parent_stays_while_its_child_is_open() {
     wait_for("nothing is left", || files_in(&lab.store()) == 0);
 }
 
-/// Another mount of the same store does not know who writes what.
+/// Another mount of the same store knows who writes what; Cinder does not.
 #[test]
 fn a_parent_that_goes_meanwhile() {
     let lab = lab("list_ttl = 0\n");
@@ -137,15 +138,42 @@ fn a_parent_that_goes_meanwhile() {
     let volume = mount.volume(VOLUME);
     cp(&first, &volume.join("base"));
     run(&mut command("cmp", &[&first, &volume.join("base")]));
-    let mut child = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(volume.join(".incremental/x"))
-        .unwrap();
-    std::io::copy(&mut fs::File::open(&second).unwrap(), &mut child).unwrap();
-    fs::remove_file(other.volume(VOLUME).join("base")).unwrap();
-    assert_eq!(errno(child.sync_all()), libc::EIO);
-    drop(child);
+    // In a program of its own, whose descriptors no other test closes.
+    let script = r#"
+import errno, os, shutil, sys
+source, target, there, container = sys.argv[1:]
+file = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+os.write(file, open(source, "rb").read())
+try:
+    os.remove(there)
+except OSError as e:
+    assert e.errno == errno.EBUSY, e
+else:
+    assert False, "the other mount has deleted it"
+shutil.rmtree(container)
+for call in os.fsync, os.close:
+    try:
+        call(file)
+    except OSError as e:
+        assert e.errno == errno.EIO, e
+    else:
+        assert False, call
+"#;
+    let base = attribute(&volume.join("base"), "container").unwrap();
+    let (target, there) = (
+        volume.join(".incremental/x"),
+        other.volume(VOLUME).join("base"),
+    );
+    let container = lab.store().join(base);
+    let arguments = [
+        Path::new("-c"),
+        Path::new(script),
+        &second,
+        &target,
+        &there,
+        &container,
+    ];
+    run(&mut command("python3", &arguments));
     wait_for("nothing is left", || files_in(&lab.store()) == 0);
     assert!(lab.log().contains("deleted while it was written"));
     wait_for("it goes", || {
@@ -176,7 +204,7 @@ fn two_mounts_of_one_store() {
     run(&mut command("cmp", &[&second, &volume.join("y")]));
     assert_eq!(errno(fs::remove_file(volume.join("x"))), libc::EBUSY);
     for name in ["y", "x", "base", "held"] {
-        fs::remove_file(volume.join(name)).unwrap();
+        fs::remove_file(there.join(name)).unwrap();
     }
     assert_eq!(count(&lab.store()), 0);
 }

@@ -57,13 +57,13 @@ impl ModelFile {
     /// It can be no increment as it is now.
     pub fn is_too_small(&self) -> bool {
         let parent = self.parent.filter(|parent| !parent.is_wished);
-        // Of what is deleted nothing is made any more.
         !self.unlinked && parent.is_some_and(|parent| self.data.len() < parent.size)
     }
 
     /// It is made a backup, if it can be one.
     pub fn publish(&mut self) {
-        if self.is_too_small() {
+        // Of what is deleted nothing is made any more.
+        if self.unlinked || self.is_too_small() {
             return;
         }
         self.published = true;

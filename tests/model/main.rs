@@ -30,7 +30,7 @@ pub const FOLDERS: [&str; 3] = ["", ".full", ".incremental"];
 pub const FILES: [&str; 5] = ["a", "b.img", ".c.Xy", "d d", "ё"];
 
 fn run_seed(seed: u64, operations: usize) {
-    let is_auto = seed % 2 == 0;
+    let is_auto = seed.is_multiple_of(2);
     let incremental = if is_auto {
         "incremental = auto\nmax_chain = 3\n"
     } else {

@@ -33,7 +33,7 @@ impl Drop for World<'_> {
         self.open.clear();
         if std::thread::panicking() {
             eprintln!("the last operations:");
-            for line in self.story.iter().rev().take(40).rev() {
+            for line in self.story.iter().rev().take(100).rev() {
                 eprintln!("  {line}");
             }
         }

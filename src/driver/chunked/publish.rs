@@ -54,7 +54,7 @@ impl ChunkedSink {
         let depth = match self.parent_of(&state) {
             Some(parent) => parent.backup.depth.saturating_add(1),
             None => {
-                self.shared.writing.stand_alone(&self.name.backup_id);
+                self.stand_alone();
                 0
             }
         };

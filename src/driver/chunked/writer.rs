@@ -173,6 +173,12 @@ impl ChunkedSink {
         self.sign.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn stand_alone(&self) {
+        if let Some(sign) = self.sign().as_mut() {
+            sign.stand_alone();
+        }
+    }
+
     /// The parent, as long as it is to have one.
     pub(super) fn parent_of(&self, state: &State) -> Option<&Parent> {
         self.parent.as_ref().filter(|_| !state.on_its_own)

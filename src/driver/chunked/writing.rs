@@ -38,8 +38,9 @@ struct Entry {
 
 /// Says everywhere that a backup is being written, until it is dropped.
 pub struct WritingSign {
-    _entry: Entry,
-    _claims: Vec<Claim>,
+    entry: Entry,
+    _claim: Claim,
+    on_parent: Option<Claim>,
 }
 
 /// Says to other processes that a backup is being deleted, until it is dropped. What is
@@ -67,10 +68,11 @@ impl WritingSign {
         let store = &shared.store;
         let parent_id = parent.map(|parent| parent.backup.id.as_str());
         let entry = shared.writing.begin(backup_id, parent_id);
-        let mut claims = vec![store.claim(backup_id).await?];
+        let claim = store.claim(backup_id).await?;
+        let mut on_parent = None;
         if let Some(parent) = parent {
             let id = &parent.backup.id;
-            claims.push(store.claim(&child_of(id)).await?);
+            on_parent = Some(store.claim(&child_of(id)).await?);
             if store.is_claimed(id).await? {
                 return Ok(None);
             }
@@ -81,9 +83,19 @@ impl WritingSign {
             };
         }
         Ok(Some(Self {
-            _entry: entry,
-            _claims: claims,
+            entry,
+            _claim: claim,
+            on_parent,
         }))
+    }
+
+    /// It is built on nothing any more: what it was built on may be deleted.
+    pub fn stand_alone(&mut self) {
+        let Entry { writing, backup_id } = &self.entry;
+        if let Some(parent) = writing.lock().get_mut(backup_id) {
+            *parent = None;
+        }
+        self.on_parent = None;
     }
 }
 
@@ -140,13 +152,6 @@ impl Writing {
         Entry {
             writing: Arc::clone(self),
             backup_id: backup_id.to_owned(),
-        }
-    }
-
-    /// It is built on nothing any more.
-    pub fn stand_alone(&self, backup_id: &str) {
-        if let Some(parent) = self.lock().get_mut(backup_id) {
-            *parent = None;
         }
     }
 
