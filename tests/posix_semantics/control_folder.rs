@@ -59,7 +59,10 @@ fn the_control_folder() {
         errno(fs::read_link(control.join("by-id/none"))),
         libc::ENOENT
     );
-    assert_eq!(names(&control.join("posix/volume one")), ["a.img.json"]);
+    assert_eq!(
+        names(&control.join("posix/volume one")),
+        ["a.img.json", "a.img.record"]
+    );
     let sidecar = json(&control.join("posix/volume one/a.img.json"));
     assert_eq!(sidecar["backup_id"], id.as_str());
     assert_eq!(sidecar["size"], 9);
