@@ -174,15 +174,14 @@ impl ChunkedDriver {
         catalog.forget_listing().await;
         let others = catalog.backups(&backup.volume_id).await;
         let refused = others.and_then(|others| refuse_if_built_on(backup, &others));
-        if let (Err(e), Ok(text)) = (&refused, text) {
+        catalog.removed(name).await;
+        if let (Err(_), Ok(text)) = (&refused, text) {
             let body = crate::store::Body::Bytes(text);
             store.put(&name.container, &name.metadata(), body).await?;
             store.sync(&name.container).await?;
             catalog.changed(name).await;
-            return Err(e.clone());
         }
-        catalog.removed(name).await;
-        Ok(())
+        refused
     }
 
     /// Where we may not look, there may be backups that are built on it.

@@ -222,6 +222,14 @@ async fn judge(shared: &Shared, group: &Group) -> Result<Option<Garbage>> {
 /// and has lost its metadata, and its objects are all that is left of both.
 async fn is_built_on(shared: &Shared, name: &BackupName) -> Result<bool> {
     let others = shared.catalog.backups(&name.volume_id).await?;
+    if let Some(place) = shared.store.hidden().first() {
+        tracing::warn!(
+            "nothing of backup {} is taken for garbage: what lies in {place} may be built on it, \
+             and may not be read",
+            name.backup_id
+        );
+        return Ok(true);
+    }
     let child = others.iter().find(|other| match &other.parent_id {
         Some(parent) => *parent == name.backup_id,
         // One that cannot be read does not tell.

@@ -45,7 +45,13 @@ impl Parent {
         let mut advice = "make a full backup";
         for backup in backups {
             match Self::of(shared, &backup).await? {
-                Ok(parent) => return Ok(parent),
+                Ok(parent) => {
+                    if !reasons.is_empty() {
+                        let passed = reasons.join("; ");
+                        tracing::warn!("backup {} becomes a parent: {passed}", backup.id);
+                    }
+                    return Ok(parent);
+                }
                 Err(reason) => {
                     if reason == IN_USE {
                         advice = "wait until it is finished, which takes ten seconds from the \
@@ -112,24 +118,27 @@ impl Parent {
         }))
     }
 
-    /// Makes sure that it is there still, and that it is what `child` was compared with.
+    /// Why `child` cannot be built on it any more: it is not there, or not what `child` was
+    /// compared with. `None` when all is well.
     ///
     /// # Errors
-    /// `Unavailable` when it is not; those of the store.
-    pub async fn check(&self, shared: &Shared, child: &str) -> Result<()> {
+    /// Those of the store, which tell neither.
+    pub async fn loss(&self, shared: &Shared, child: &str) -> Result<Option<Error>> {
         let store = &shared.store;
         let container = &self.name.container;
-        let gone = |e: Error| match e.kind() {
-            Kind::NotFound => self.lost(child, "deleted"),
-            _ => e,
-        };
-        let metadata = store.stat(container, &self.name.metadata()).await;
-        metadata.map_err(gone)?;
-        let list = store.stat(container, &self.name.sha256file()).await;
-        match list.map_err(gone)?.version == self.version {
-            true => Ok(()),
-            false => Err(self.lost(child, "written anew")),
+        for object in [self.name.metadata(), self.name.sha256file()] {
+            match store.stat(container, &object).await {
+                Err(e) if e.kind() == Kind::NotFound => {
+                    return Ok(Some(self.lost(child, "deleted")));
+                }
+                Err(e) => return Err(e),
+                Ok(stat) if object == self.name.sha256file() && stat.version != self.version => {
+                    return Ok(Some(self.lost(child, "written anew")));
+                }
+                Ok(_) => {}
+            }
         }
+        Ok(None)
     }
 
     fn lost(&self, child: &str, how: &str) -> Error {

@@ -41,14 +41,23 @@ impl ChunkedSink {
             self.delete_obsolete(&mut state).await;
         }
         self.check_not_deleted(&state).await?;
-        self.check_parent(&state).await?;
+        if let Some(loss) = self.loss_of_parent(&state).await? {
+            return Err(loss);
+        }
+        let anew = state.generation > 0;
         self.list(&mut state, list, text).await?;
         // Who deletes the parent looks for children before and after; who builds on it looks
         // for the parent before and after. So one of the two sees the other.
-        if let Err(e) = self.check_parent(&state).await {
-            delete_metadata(&self.shared, &self.name).await?;
-            self.shared.catalog.removed(&self.name).await;
-            return Err(e);
+        match self.loss_of_parent(&state).await {
+            Ok(None) => {}
+            Ok(Some(loss)) if anew => return Err(loss),
+            Ok(Some(loss)) => {
+                delete_metadata(&self.shared, &self.name).await?;
+                self.shared.catalog.removed(&self.name).await;
+                return Err(loss);
+            }
+            // All is stored, and the parent was there a moment ago, which others know.
+            Err(e) => tracing::warn!("backup {}: {e}", self.name.backup_id),
         }
         self.delete_obsolete(&mut state).await;
         let depth = match self.parent_of(&state) {
@@ -65,10 +74,10 @@ impl ChunkedSink {
         Ok(Arc::new(catalog.finished(&self.name, metadata, depth)))
     }
 
-    async fn check_parent(&self, state: &State) -> Result<()> {
+    async fn loss_of_parent(&self, state: &State) -> Result<Option<Error>> {
         match self.parent_of(state) {
-            Some(parent) => parent.check(&self.shared, &self.name.backup_id).await,
-            None => Ok(()),
+            Some(parent) => parent.loss(&self.shared, &self.name.backup_id).await,
+            None => Ok(None),
         }
     }
 
