@@ -5,7 +5,7 @@ use crate::common::library::Dice;
 use crate::common::mount::kill;
 use crate::ledger::{Image, Listed};
 use crate::round::Story;
-use crate::worker::{any_image, lock};
+use crate::worker::{CROWDED, any_image, lock};
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
@@ -34,7 +34,9 @@ impl Story<'_> {
         let count = 1 + dice.below(3);
         let mut running: Vec<(Errand, Child)> =
             (0..count).filter_map(|_| self.start_any(dice)).collect();
-        std::thread::sleep(Duration::from_micros(dice.below(LONGEST_LIFE)));
+        // Mostly short: many are done after the half of it.
+        let life = dice.below(LONGEST_LIFE) * dice.below(100) / 100;
+        std::thread::sleep(Duration::from_micros(life));
         for (_, child) in &running {
             kill(child.id(), libc::SIGKILL);
         }
@@ -47,9 +49,10 @@ impl Story<'_> {
 
     fn start_any(&mut self, dice: &mut Dice) -> Option<(Errand, Child)> {
         let volume = VOLUMES[dice.below(VOLUMES.len() as u64) as usize];
+        let crowded = lock(&self.ledger).of_volume(volume).count() >= CROWDED;
         match dice.below(8) {
-            0..4 => Some(self.start_backup(volume, dice)),
-            4..7 => self.start_removal(volume, dice),
+            0..4 if !crowded => Some(self.start_backup(volume, dice)),
+            0..7 => self.start_removal(volume, dice),
             _ => Some((
                 Errand::Collect,
                 self.start(&["gc", "--older-than", "0", "--delete"]),

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 const LARGEST: u64 = 2_000_000;
 const PIECE: u64 = 300_000;
 /// So many backups in a volume are enough.
-const CROWDED: usize = 5;
+pub const CROWDED: usize = 5;
 
 /// The daemon is gone.
 pub struct Killed;
