@@ -127,6 +127,8 @@ impl Owner {
     pub fn draft(self, ino: u64, size: u64, mtime: SystemTime) -> Attr {
         Attr {
             ttl: Duration::ZERO,
+            // It may be gone once it is closed, and nobody tells the kernel.
+            name_ttl: Duration::ZERO,
             ..self.attr(ino, FileKind::File, DRAFT_MODE, size, mtime)
         }
     }

@@ -327,3 +327,24 @@ fn what_is_seen_of_an_increment_that_is_open() {
     assert_eq!(stored(&lab, "x").description.as_deref(), Some("words"));
     run(&mut command("cmp", &[&source, &volume.join("x")]));
 }
+
+/// The kernel is not told that a name is gone.
+#[test]
+fn what_went_when_it_was_closed_has_no_name_any_more() {
+    let lab = lab("");
+    let mount = lab.mount();
+    let (volume, other) = (mount.volume(VOLUME), mount.volume("other"));
+    write(&volume.join("base"), &[b'x'; 10_000]);
+    let holder = Holder::new(&volume.join(".incremental/x"), 10);
+    assert_eq!(volume.join("x").metadata().unwrap().len(), 10);
+    holder.close();
+    let gone = || errno(volume.join("x").metadata()) == libc::ENOENT;
+    crate::common::mount::wait_for("it goes", gone);
+    let moved = fs::rename(volume.join("x"), other.join("x"));
+    assert_eq!(errno(moved), libc::ENOENT);
+    write(&volume.join("x"), b"another");
+    run(&mut command(
+        "cmp",
+        &[volume.join("x"), lab.source("another", b"another")],
+    ));
+}
