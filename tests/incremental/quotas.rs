@@ -136,6 +136,7 @@ refused(os.close, file)
     ));
     assert!(said.contains("Disk quota exceeded"), "{said}");
     wait_for("both go", || gone("f") && gone("g"));
+    wait_for("their place is free", || df("bytes", &volume).1 > 0);
     assert_eq!(names(&volume), ["a", "b"]);
     assert_eq!(count(&lab.store()), 2);
     // Full to the last, and free again.
