@@ -163,11 +163,13 @@ impl Ledger {
         idle.map(|(number, _)| number).collect()
     }
 
-    /// Whether anything may be built on a backup.
+    /// Whether anything may be built on a backup. Numbers tell nothing: one that was begun
+    /// earlier may have chosen its parent later.
     pub fn may_be_parent(&self, volume: &str, number: u64) -> bool {
-        self.incremental
-            .get(volume)
-            .is_some_and(|last| *last > number)
+        let mut others = self.of_volume(volume);
+        let given_up = self.incremental.get(volume);
+        given_up.is_some_and(|last| *last != number)
+            || others.any(|(other, record)| record.incremental && other != number)
     }
 
     /// The length of the longest image that there may be in a volume.
