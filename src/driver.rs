@@ -13,14 +13,14 @@ mod record;
 mod sink;
 
 pub use check::{Garbage, GarbageKind, Progress, Verdict};
-pub use chunked::is_zero;
+pub use chunked::{digests, is_zero};
 pub use content::{Block, BlockKey, BlockSink, Content, Place, Prepared, Source};
-pub use sink::{BackupSink, ChunkData, Description};
+pub use sink::{BackupSink, ChunkData, Description, Sieve, Sieved};
 
 use crate::budget::Budget;
 use crate::config;
 use crate::error::{Error, Result};
-pub use crate::format::{Record, Timestamp};
+pub use crate::format::{Digest, Record, Timestamp};
 pub use crate::store::Space;
 use async_trait::async_trait;
 use std::cmp::Reverse;

@@ -34,7 +34,7 @@ use crate::format::{BackupName, Layout, Metadata};
 use crate::store::{ObjectStore, posix::PosixStore};
 use async_trait::async_trait;
 use catalog::Catalog;
-pub use digest::is_zero;
+pub use digest::{digests, is_zero};
 use image::OpenObjects;
 use std::fmt::{self, Debug};
 use std::ops::Range;

@@ -6,7 +6,7 @@
 
 use super::{
     Backup, BackupDriver, BackupSink, Basis, Change, ChunkData, Content, Description, Garbage,
-    Progress, Space, Verdict,
+    Progress, Sieve, Space, Verdict,
 };
 use crate::config::Quotas;
 use crate::error::{Error, Kind, Result};
@@ -312,6 +312,10 @@ impl BackupSink for LimitedSink {
         self.place()
             .as_ref()
             .map_or(Ok(()), |place| place.admit(size))
+    }
+
+    async fn sieve(&self, index: u64) -> Result<Option<Sieve>> {
+        self.inner.sieve(index).await
     }
 
     async fn store(&self, index: u64, data: ChunkData) -> Result<()> {

@@ -2,9 +2,11 @@
 
 use super::Backup;
 use crate::error::{Error, Result};
+use crate::format::Digest;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -18,6 +20,44 @@ pub enum ChunkData {
     Memory(Bytes),
     /// The first bytes of a spool file, that many.
     Spooled(Arc<File>, u64),
+    /// What a [`Sieve`] has left of it.
+    Sieved(Arc<Sieved>),
+}
+
+/// What tells which blocks of a chunk have changed, so that who reads them need not keep
+/// the others.
+#[derive(Debug, Clone)]
+pub struct Sieve {
+    /// Size of a block in bytes; the last one of the image may be shorter.
+    pub block_size: u64,
+    /// The digests of the blocks as they were, from the chunk's first on. A block behind
+    /// them has changed.
+    pub digests: Vec<Digest>,
+}
+
+/// A chunk of which only the changed blocks are left.
+#[derive(Debug)]
+pub struct Sieved {
+    /// Length of the whole chunk, in bytes.
+    pub length: u64,
+    /// The digests of all of its blocks, as they are.
+    pub digests: Vec<Digest>,
+    /// Runs of changed blocks, as long as can be: where each begins in the chunk, and what
+    /// is in it.
+    pub runs: Vec<(u64, Bytes)>,
+}
+
+impl Sieved {
+    /// A part of what is left.
+    pub fn part(&self, range: &Range<u64>) -> Option<Bytes> {
+        let index = self
+            .runs
+            .partition_point(|(start, _)| *start <= range.start);
+        let (start, bytes) = self.runs.get(index.checked_sub(1)?)?;
+        let within = range.start - start..range.end.checked_sub(*start)?;
+        let fits = within.start <= within.end && within.end <= bytes.len() as u64;
+        fits.then(|| bytes.slice(within.start as usize..within.end as usize))
+    }
 }
 
 impl ChunkData {
@@ -26,6 +66,7 @@ impl ChunkData {
         match self {
             Self::Zero(length) | Self::Spooled(_, length) => *length,
             Self::Memory(bytes) => bytes.len() as u64,
+            Self::Sieved(sieved) => sieved.length,
         }
     }
 
@@ -48,6 +89,17 @@ impl ChunkData {
                     return Err(Error::corrupt("read", "a chunk buffer", "beyond its end"));
                 };
                 target.copy_from_slice(from);
+            }
+            Self::Sieved(sieved) => {
+                let range = offset..offset.saturating_add(target.len() as u64);
+                let Some(from) = sieved.part(&range) else {
+                    return Err(Error::corrupt(
+                        "read",
+                        "a chunk buffer",
+                        "it has not changed",
+                    ));
+                };
+                target.copy_from_slice(&from);
             }
             Self::Spooled(file, _) => file
                 .read_exact_at(target, offset)
@@ -83,6 +135,15 @@ pub trait BackupSink: Send + Sync {
     /// # Errors
     /// `Quota`, `NoSpace`.
     fn admit_size(&self, size: u64) -> Result<()>;
+
+    /// What tells which blocks of chunk `index` have changed, where not all of them are to
+    /// be stored.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn sieve(&self, _index: u64) -> Result<Option<Sieve>> {
+        Ok(None)
+    }
 
     /// Stores chunk `index`, in place of what it held. Durable when it returns, though
     /// no part of a listed backup before [`BackupSink::publish`].

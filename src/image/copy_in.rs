@@ -3,7 +3,7 @@
 
 use super::buffer::Buffers;
 use crate::budget::Permit;
-use crate::driver::{BackupSink, ChunkData, Progress, is_zero};
+use crate::driver::{BackupSink, ChunkData, Progress, Sieve, Sieved, digests, is_zero};
 use crate::error::{Error, Kind, Result};
 use crate::spool;
 use crate::task::{blocking, cores};
@@ -87,8 +87,16 @@ pub async fn copy_in(
 
 impl Copy {
     async fn chunk(self: Arc<Self>, index: u64, start: u64, end: u64) -> Result<()> {
+        let sieve = match &self.pool {
+            Some(_) => self.sink.sieve(index).await?,
+            None => None,
+        };
         let copy = Arc::clone(&self);
-        let data = blocking(move || copy.read(start, end)).await?;
+        let read = move || match sieve {
+            Some(sieve) => copy.read_changes(&sieve, start, end),
+            None => copy.read(start, end),
+        };
+        let data = blocking(read).await?;
         self.fail_if_stopped()?;
         self.sink.store(index, data).await?;
         // Half of each byte's work is reading it, and half is storing it: so the bar
@@ -106,6 +114,72 @@ impl Copy {
 
     fn failed(&self, kind: Kind, reason: &str) -> Error {
         Error::new(kind, "read", &self.original.name, reason)
+    }
+
+    /// What has changed of a chunk of the image. Each piece is hashed while it is in the
+    /// processor's cache, and what has not changed makes room for the next one: reading and
+    /// hashing is nearly all that this takes.
+    fn read_changes(&self, sieve: &Sieve, start: u64, end: u64) -> Result<ChunkData> {
+        let block = sieve.block_size.max(1);
+        let step = PIECE_BYTES.next_multiple_of(block);
+        let mut piece = vec![0; step.min(end - start) as usize];
+        let mut found = Vec::with_capacity((end - start).div_ceil(block) as usize);
+        let mut runs: Vec<(u64, Vec<u8>)> = Vec::new();
+        let mut at = start;
+        while at < end {
+            self.fail_if_stopped()?;
+            let length = step.min(end - at);
+            let Some(piece) = piece.get_mut(..length as usize) else {
+                break;
+            };
+            self.fill(at, piece)?;
+            let blocks = piece.chunks(block as usize);
+            for (digest, bytes) in digests(piece, block as usize).zip(blocks) {
+                let offset = found.len() as u64 * block;
+                if sieve.digests.get(found.len()) != Some(&digest) {
+                    match runs.last_mut() {
+                        Some((from, run)) if *from + run.len() as u64 == offset => {
+                            run.extend_from_slice(bytes);
+                        }
+                        _ => runs.push((offset, bytes.to_vec())),
+                    }
+                }
+                found.push(digest);
+            }
+            self.progress
+                .advance((at - start + length) / 2 - (at - start) / 2);
+            at += length;
+        }
+        let runs = runs.into_iter().map(|(at, run)| (at, Bytes::from(run)));
+        Ok(ChunkData::Sieved(Arc::new(Sieved {
+            length: end - start,
+            digests: found,
+            runs: runs.collect(),
+        })))
+    }
+
+    /// A piece of the image, of which holes are not read.
+    fn fill(&self, start: u64, piece: &mut [u8]) -> Result<()> {
+        let end = start + piece.len() as u64;
+        let mut at = start;
+        while at < end {
+            let data = self.next(at, false)?.min(end);
+            let hole = if data < end {
+                self.next(data, true)?.min(end)
+            } else {
+                end
+            };
+            let [zeros, bytes] = [at..data, data..hole]
+                .map(|range| (range.start - start) as usize..(range.end - start) as usize);
+            if let Some(zeros) = piece.get_mut(zeros) {
+                zeros.fill(0);
+            }
+            if let Some(bytes) = piece.get_mut(bytes).filter(|bytes| !bytes.is_empty()) {
+                self.read_at(data, bytes)?;
+            }
+            at = hole.max(at + 1);
+        }
+        Ok(())
     }
 
     /// A chunk of the image.

@@ -52,6 +52,7 @@ pub fn hash(data: &ChunkData, sha_block_size: u64) -> Result<Hashed> {
     let digests = match data {
         ChunkData::Zero(_) => zero_digests(length, sha),
         ChunkData::Memory(bytes) => digests(bytes, sha as usize).collect(),
+        ChunkData::Sieved(sieved) => sieved.digests.clone(),
         ChunkData::Spooled(..) => {
             let mut found = Vec::new();
             let step = PIECE_BYTES.next_multiple_of(sha as usize);
@@ -89,11 +90,13 @@ pub fn pack(
     // The result needs at most as much memory as the data; without room for that, it
     // is compressed piece by piece, which is slower.
     let permit = match data {
-        ChunkData::Memory(_) => resources.budget.permit(range.end - range.start),
+        ChunkData::Memory(_) | ChunkData::Sieved(_) => {
+            resources.budget.permit(range.end - range.start)
+        }
         _ => None,
     };
     match (data, permit) {
-        (ChunkData::Memory(_), Some(_permit)) => {
+        (ChunkData::Memory(_) | ChunkData::Sieved(_), Some(_permit)) => {
             let bytes = slice(data, &range)?;
             let md5 = Md5::digest(&bytes).into();
             let (codec, body) = match compress(codec, &bytes)? {
@@ -185,12 +188,14 @@ fn read_pieces(
 }
 
 fn slice(data: &ChunkData, range: &Range<u64>) -> Result<Bytes> {
-    match data {
+    let found = match data {
         ChunkData::Memory(bytes) if range.start <= range.end && range.end <= data.len() => {
-            Ok(bytes.slice(range.start as usize..range.end as usize))
+            Some(bytes.slice(range.start as usize..range.end as usize))
         }
-        _ => Err(Error::corrupt("read", "a chunk buffer", "beyond its end")),
-    }
+        ChunkData::Sieved(sieved) => sieved.part(range),
+        _ => None,
+    };
+    found.ok_or_else(|| Error::corrupt("read", "a chunk buffer", "beyond its end"))
 }
 
 /// A range of a chunk as it is. Zeros become a hole in `file`, and what is only a part of
@@ -198,7 +203,9 @@ fn slice(data: &ChunkData, range: &Range<u64>) -> Result<Bytes> {
 fn plain_body(data: &ChunkData, range: Range<u64>, mut file: File) -> Result<Body> {
     let length = range.end - range.start;
     match data {
-        ChunkData::Memory(_) => return Ok(Body::Bytes(slice(data, &range)?)),
+        ChunkData::Memory(_) | ChunkData::Sieved(_) => {
+            return Ok(Body::Bytes(slice(data, &range)?));
+        }
         ChunkData::Spooled(spooled, whole) if range == (0..*whole) => {
             return Ok(Body::File {
                 file: Arc::clone(spooled),

@@ -164,6 +164,20 @@ impl Parent {
         self.image.get_or_try_init(open).await
     }
 
+    /// The digests of `count` of its blocks, from block `first` on; fewer at its end. `None`
+    /// when that part of its list cannot be read.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn digests(&self, first: u64, count: u64) -> Result<Option<Vec<Digest>>> {
+        let _held = match self.hashes.load(first..first + count).await {
+            Err(e) if e.kind() == Kind::Corrupt => return Ok(None),
+            other => other?,
+        };
+        let known = (first..first + count).map_while(|index| self.hashes.peek(index));
+        Ok(Some(known.collect()))
+    }
+
     /// The runs of blocks of `child`, from block `first` on, whose digests are not those of
     /// the parent: as numbers of blocks, counted from `first`.
     ///

@@ -12,7 +12,7 @@ use super::parent::Parent;
 use super::writing::{WritingSign, begin};
 use super::{Shared, delete_objects, missing_is_fine};
 use crate::codec::Codec;
-use crate::driver::{Backup, BackupSink, Basis, ChunkData, Description};
+use crate::driver::{Backup, BackupSink, Basis, ChunkData, Description, Sieve};
 use crate::error::{Error, Kind, Result};
 use crate::format::{
     BackupName, DIGEST_BYTES, LARGEST_METADATA, Layout, ObjectEntry, Timestamp, stamp,
@@ -21,6 +21,7 @@ use crate::spool;
 use crate::store::Body;
 use crate::task::blocking;
 use async_trait::async_trait;
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::iter;
@@ -203,15 +204,20 @@ impl ChunkedSink {
             Ok((data, hashed))
         })
         .await?;
-        let runs: Vec<Range<u64>> = match parent {
-            Some(parent) => {
+        let runs: Vec<Range<u64>> = match (parent, &data) {
+            // Found when it was read.
+            (Some(_), ChunkData::Sieved(sieved)) => {
+                let range = |(start, bytes): &(u64, Bytes)| *start..start + bytes.len() as u64;
+                sieved.runs.iter().map(range).collect()
+            }
+            (Some(parent), _) => {
                 let first = index * (self.chunk_size / sha);
                 let id = &self.name.backup_id;
                 let runs = parent.changes(id, first, &hashed.digests).await?;
                 let bytes = |run: Range<u64>| run.start * sha..(run.end * sha).min(length);
                 runs.into_iter().map(bytes).collect()
             }
-            None => iter::once(0..length).collect(),
+            (None, _) => iter::once(0..length).collect(),
         };
         let numbers = {
             let mut state = self.state.lock().await;
@@ -466,6 +472,19 @@ impl BackupSink for ChunkedSink {
 
     fn admit_size(&self, _size: u64) -> Result<()> {
         Ok(())
+    }
+
+    async fn sieve(&self, index: u64) -> Result<Option<Sieve>> {
+        let Some(parent) = self.parent_now().await else {
+            return Ok(None);
+        };
+        let block_size = self.shared.options.sha_block_size;
+        let count = self.chunk_size / block_size;
+        let digests = parent.digests(index * count, count).await?;
+        Ok(digests.map(|digests| Sieve {
+            block_size,
+            digests,
+        }))
     }
 
     async fn store(&self, index: u64, data: ChunkData) -> Result<()> {
