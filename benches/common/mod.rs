@@ -263,7 +263,7 @@ pub fn compare(
     }
     let speed = |time: Duration| bytes as f64 / 1e6 / time.as_secs_f64();
     println!(
-        "{what:<44} {:>7.0} MB/s   reference {:>7.0} MB/s   ratio {:.2} (wanted {wanted})",
+        "{what:<44} {:>7.0} MB/s   reference {:>7.0} MB/s   ratio {:.2} (wanted {wanted:.2})",
         speed(best),
         speed(best_reference),
         best_reference.as_secs_f64() / best.as_secs_f64(),
