@@ -40,7 +40,7 @@ impl Story<'_> {
         let output = output(&mut self.lab.cinderfs(&all));
         let said = String::from_utf8_lossy(&output.stderr);
         let told = serde_json::from_slice(&output.stdout);
-        let told = told.unwrap_or_else(|e| panic!("{arguments:?}: {e}: {said}"));
+        let told = told.unwrap_or_else(|e| panic!("{arguments:?}: {}: {e}: {said}", output.status));
         (output.status.success(), told)
     }
 
