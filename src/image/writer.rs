@@ -326,7 +326,23 @@ impl ImageWriter {
         description: &Description,
         even_unchanged: bool,
     ) -> Result<Option<Arc<Backup>>> {
+        self.publish_if(description, even_unchanged, || true).await
+    }
+
+    /// The same, unless `is_due`, which is asked while nothing is being written, says no.
+    ///
+    /// # Errors
+    /// As [`ImageWriter::publish`].
+    pub async fn publish_if(
+        &self,
+        description: &Description,
+        even_unchanged: bool,
+        is_due: impl FnOnce() -> bool,
+    ) -> Result<Option<Arc<Backup>>> {
         let mut state = self.state.lock().await;
+        if !is_due() {
+            return Ok(None);
+        }
         self.fail_if_failed(&state)?;
         if !state.changed && !even_unchanged {
             return Ok(None);

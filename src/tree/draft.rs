@@ -199,6 +199,20 @@ impl Draft {
     /// # Errors
     /// Those of storing it.
     pub async fn publish(&self, even_empty: bool) -> Result<()> {
+        self.publish_if(even_empty, || true).await
+    }
+
+    /// The same after the last close, of which the kernel tells late: its program may be in
+    /// the middle of changing the file once more, and will close it once more.
+    ///
+    /// # Errors
+    /// Those of storing it.
+    pub async fn publish_closed(&self, close: u64, even_empty: bool) -> Result<()> {
+        self.publish_if(even_empty, || self.is_closed_since(close))
+            .await
+    }
+
+    async fn publish_if(&self, even_empty: bool, is_due: impl FnOnce() -> bool) -> Result<()> {
         let _exclusive = self.exclusive().await;
         if self.is_unlinked() {
             return Ok(());
@@ -213,16 +227,16 @@ impl Draft {
             state.described_anew = false;
             (state.description.clone(), anew)
         };
-        match self.writer.publish(&description, anew).await {
-            Ok(Some(backup)) => {
-                lock(&self.state).published = Some(backup);
-                Ok(())
-            }
-            Ok(None) => Ok(()),
+        let published = self.writer.publish_if(&description, anew, is_due).await;
+        let mut state = lock(&self.state);
+        match published {
+            Ok(Some(backup)) => state.published = Some(backup),
+            Ok(None) => state.described_anew |= anew,
             Err(e) => {
-                lock(&self.state).described_anew = true;
-                Err(e)
+                state.described_anew = true;
+                return Err(e);
             }
         }
+        Ok(())
     }
 }

@@ -132,7 +132,7 @@ impl Tree {
         // Bytes may have come after the last flush, from a mapping; and the flush of an
         // empty file could not know that nothing would come.
         let was_published = draft.published().is_some();
-        let failed = draft.publish(!was_published).await.err();
+        let failed = draft.publish_closed(close, !was_published).await.err();
         if let Some(e) = &failed {
             let (id, name) = (draft.id(), draft.name());
             if !was_published {

@@ -80,8 +80,8 @@ impl<'a> Story<'a> {
                 scope.spawn(move || worker.work());
             }
             std::thread::sleep(life);
-            over.store(true, Ordering::SeqCst);
             kill(mount.pid(), libc::SIGKILL);
+            over.store(true, Ordering::SeqCst);
         });
         lock(&self.ledger).tell("-- killed".into());
         mount.crash();

@@ -3,7 +3,7 @@
 
 use crate::VOLUMES;
 use crate::common::library::Dice;
-use crate::common::mount::close;
+use crate::common::mount::{close, wait_for};
 use crate::ledger::{Image, Ledger, Listed};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT};
 use std::fs::{self, File, OpenOptions};
@@ -28,7 +28,7 @@ pub struct Worker<'a> {
     pub dice: Dice,
     /// The folder of the backend.
     pub root: PathBuf,
-    /// The daemon is being killed, or will be in a moment.
+    /// The daemon is being killed.
     pub over: &'a AtomicBool,
 }
 
@@ -71,7 +71,9 @@ impl Worker<'_> {
         lock(self.ledger)
     }
 
-    /// What a call said. Once the daemon is gone it means nothing.
+    /// What a call said, unless it was that the daemon is gone. Any other error is one that
+    /// it gave: it lives, and to give up here would close a file in mid-write, and so
+    /// publish what the ledger knows nothing of.
     fn heard<T>(&self, what: &str, result: io::Result<T>) -> Result<Result<T, i32>, Killed> {
         let number = result
             .as_ref()
@@ -81,8 +83,24 @@ impl Worker<'_> {
             .tell(format!("{what}: {}", number.unwrap_or(0)));
         match result {
             Ok(done) => Ok(Ok(done)),
-            Err(_) if self.over.load(Ordering::SeqCst) => Err(Killed),
+            Err(e) if self.is_gone(&e) => {
+                wait_for("the kill", || self.over.load(Ordering::SeqCst));
+                Err(Killed)
+            }
             Err(e) => Ok(Err(e.raw_os_error().unwrap_or(-1))),
+        }
+    }
+
+    /// Whether a call failed because the daemon is gone.
+    fn is_gone(&self, error: &io::Error) -> bool {
+        let is_end = |number| matches!(number, libc::ENOTCONN | libc::ECONNABORTED);
+        match error.raw_os_error() {
+            // The kernel's word for a request that was killed while it was read. No cache
+            // answers what is asked then.
+            Some(libc::EIO) => {
+                rustix::fs::statvfs(&self.root).is_err_and(|e| is_end(e.raw_os_error()))
+            }
+            number => number.is_some_and(is_end),
         }
     }
 

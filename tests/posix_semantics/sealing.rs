@@ -2,13 +2,14 @@
 
 use crate::common::library::Dice;
 use crate::common::mount::{
-    Holder, Lab, MIB, command, errno, fail, names, run, shell, wait_for, write,
+    Holder, Lab, MIB, command, errno, fail, kill, names, run, shell, wait_for, write,
 };
 use crate::common::store_check::{SMALL_ZLIB, count, read_store};
 use crate::{cat, text};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
+use std::process::{Command, Stdio};
 
 /// What a record refuses writers with. The mode keeps all but the superuser out already.
 const REFUSED: [i32; 2] = [libc::EPERM, libc::EACCES];
@@ -133,4 +134,53 @@ fn an_empty_file_can_be_read_at_once() {
     assert_eq!(run(&mut shell(script, &[&folder])), "");
     wait_for("all of them are backups", || names(&folder).len() == 100);
     assert_eq!(read_store(&lab.store()).len(), 100);
+}
+
+/// Closes files and goes on with them at once, while somebody sets their times.
+const GOES_ON: &str = r#"
+import os, sys, threading
+folder, count = sys.argv[1], int(sys.argv[2])
+path = os.path.join(folder, "0")
+def touch():
+    while path:
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            pass
+touching = threading.Thread(target=touch)
+for number in range(count):
+    path = os.path.join(folder, str(number))
+    with open(path, "wb") as file:
+        file.write(b"finished")
+    if number == 0:
+        touching.start()
+    os.write(os.open(path, os.O_WRONLY), b"half")
+path = None
+touching.join()
+# Nothing tells that the closes have arrived, but that one after them has.
+open(os.path.join(folder, "last"), "wb").close()
+sys.stdin.read()
+"#;
+
+/// The kernel tells of the last close after close(2) has returned: by then the program may
+/// have opened the file again, and be in the middle of changing it.
+#[test]
+fn only_what_a_program_has_finished_is_published() {
+    const FILES: usize = 200;
+    let lab = Lab::new();
+    let mount = lab.mount();
+    let mut program = Command::new("python3");
+    program.args(["-c", GOES_ON]).arg(mount.volume("v"));
+    program.arg(FILES.to_string()).stdin(Stdio::piped());
+    let mut program = program.spawn().unwrap();
+    wait_for("the last close", || count(&lab.store()) == FILES + 1);
+    kill(mount.pid(), libc::SIGKILL);
+    drop(program.stdin.take());
+    program.wait().unwrap();
+    mount.crash();
+    let mount = lab.mount();
+    for number in 0..FILES {
+        let path = mount.volume("v").join(number.to_string());
+        assert_eq!(text(&path), "finished", "{number}");
+    }
 }
