@@ -18,6 +18,7 @@ mod ini;
 mod options;
 mod place;
 mod scope;
+mod swift;
 mod value;
 
 #[cfg(test)]
@@ -29,6 +30,7 @@ use std::time::Duration;
 use crate::error::Result;
 use ini::Document;
 use place::Homes;
+pub use swift::{Containers, Credential, Domain, Endpoint, Identity, Login, Named, Swift, Trust};
 
 /// All that is configured. There is at least one backend, and no two share a name.
 #[derive(Debug, Clone, PartialEq)]
@@ -98,6 +100,8 @@ pub struct Quotas {
 pub enum Driver {
     /// A folder of this machine.
     Posix(Posix),
+    /// A Swift object store.
+    Swift(Box<Swift>),
 }
 
 /// Options of the driver `posix`.

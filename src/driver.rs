@@ -225,9 +225,9 @@ pub struct Resources {
 /// When its store cannot be used as configured.
 pub fn build(backend: &config::Backend, resources: &Resources) -> Result<Arc<dyn BackupDriver>> {
     let driver = match &backend.driver {
-        config::Driver::Posix(options) => {
-            Arc::new(chunked::posix(options, &backend.common, resources)?)
-        }
+        config::Driver::Posix(options) => chunked::posix(options, &backend.common, resources)?,
+        config::Driver::Swift(options) => chunked::swift(options, &backend.common, resources)?,
     };
+    let driver = Arc::new(driver);
     Ok(quota::LimitedDriver::wrap(driver, backend.common.quotas))
 }

@@ -2,7 +2,8 @@
 //!
 //! The program is made of rooms, and calls go one way: `cli` wires them all; `fuse`
 //! calls `tree`, which calls `image`, which calls `driver`, which calls `format`,
-//! `codec` and `store`. `error`, `budget`, `spool` and `task` may be used by all. A test
+//! `codec` and `store`. `error`, `budget`, `secret`, `spool` and `task` may be
+//! used by all. A test
 //! (`tests/layering.rs`) keeps it so.
 
 pub mod budget;
@@ -14,6 +15,7 @@ pub mod error;
 pub mod format;
 pub mod fuse;
 pub mod image;
+pub mod secret;
 pub mod spool;
 pub mod store;
 pub mod task;

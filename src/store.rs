@@ -109,6 +109,40 @@ impl Claim {
     }
 }
 
+/// Which objects of a container a page of a listing is to hold.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Select<'a> {
+    /// Those whose names begin so.
+    pub prefix: &'a str,
+    /// All whose names are equal up to and with this, behind the prefix, stand as one.
+    pub delimiter: Option<&'a str>,
+    /// Those behind this name, which need not be there.
+    pub after: Option<&'a str>,
+    /// No more than so many, objects and folders together.
+    pub most: Option<usize>,
+}
+
+/// A page of a listing, sorted by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Objects that stand for themselves.
+    pub entries: Vec<Entry>,
+    /// What stands for several: their common beginning, with the delimiter.
+    pub folders: Vec<String>,
+    /// The last name on the page, when there may be more behind it.
+    pub next: Option<String>,
+}
+
+/// An object, read from one place to its end.
+#[async_trait]
+pub trait ObjectStream: Send {
+    /// The next bytes, about as many as `want`; none at the end of the object.
+    ///
+    /// # Errors
+    /// As [`ObjectStore::read`]. Afterwards it may be asked again.
+    async fn next(&mut self, want: u64) -> Result<Bytes>;
+}
+
 /// Room in a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
@@ -139,12 +173,26 @@ pub trait ObjectStore: Send + Sync + Debug {
     /// A container that does not exist has none.
     async fn list(&self, container: &str, prefix: &str) -> Result<Vec<Entry>>;
 
+    /// A page of a listing. A container that does not exist has an empty one.
+    ///
+    /// # Errors
+    /// `Unsupported` when the store knows no such delimiter; those of the store.
+    async fn page(&self, container: &str, select: Select<'_>) -> Result<Page> {
+        Ok(page_of(self.list(container, select.prefix).await?, select))
+    }
+
     /// Size and version of an object.
     async fn stat(&self, container: &str, name: &str) -> Result<Stat>;
 
     /// The bytes of an object in `range`, cut off at its end: fewer bytes than asked
     /// for mean that it ends there.
     async fn read(&self, container: &str, name: &str, range: Range<u64>) -> Result<Bytes>;
+
+    /// The bytes of an object from `offset` on, where the store has something better for
+    /// that than to read one range after the other.
+    fn stream(&self, _container: &str, _name: &str, _offset: u64) -> Option<Box<dyn ObjectStream>> {
+        None
+    }
 
     /// Stores an object whole, in place of one of that name. When it returns, the
     /// content is durable; the name is so after [`ObjectStore::sync`].
@@ -186,6 +234,69 @@ pub trait ObjectStore: Send + Sync + Debug {
 
     /// How much room there is, where the store can tell.
     async fn space(&self) -> Result<Option<Space>>;
+}
+
+/// The page that `select` asks for, of a listing of all objects with its prefix.
+fn page_of(entries: Vec<Entry>, select: Select<'_>) -> Page {
+    let mut page = Page::default();
+    for entry in entries {
+        let behind = entry.name.get(select.prefix.len()..).unwrap_or_default();
+        let folded = select.delimiter.and_then(|delimiter| {
+            let length = behind.find(delimiter)? + delimiter.len();
+            entry.name.get(..select.prefix.len() + length)
+        });
+        let name = folded.unwrap_or(&entry.name);
+        let is_behind = select.after.is_none_or(|after| name > after);
+        if !is_behind || page.folders.last().is_some_and(|last| last == name) {
+            continue;
+        }
+        if select.most == Some(page.entries.len() + page.folders.len()) {
+            let last = page.entries.last().map(|entry| &entry.name);
+            page.next = last.max(page.folders.last()).cloned();
+            break;
+        }
+        match folded {
+            Some(folder) => page.folders.push(folder.to_owned()),
+            None => page.entries.push(entry),
+        }
+    }
+    page
+}
+
+/// The bytes of an object from `offset` on, piece by piece.
+pub fn stream(
+    store: &Arc<dyn ObjectStore>,
+    container: &str,
+    name: &str,
+    offset: u64,
+) -> Box<dyn ObjectStream> {
+    let own = store.stream(container, name, offset);
+    own.unwrap_or_else(|| {
+        Box::new(Ranges {
+            store: Arc::clone(store),
+            container: container.to_owned(),
+            name: name.to_owned(),
+            offset,
+        })
+    })
+}
+
+/// One range after the other.
+struct Ranges {
+    store: Arc<dyn ObjectStore>,
+    container: String,
+    name: String,
+    offset: u64,
+}
+
+#[async_trait]
+impl ObjectStream for Ranges {
+    async fn next(&mut self, want: u64) -> Result<Bytes> {
+        let range = self.offset..self.offset.saturating_add(want);
+        let bytes = self.store.read(&self.container, &self.name, range).await?;
+        self.offset += bytes.len() as u64;
+        Ok(bytes)
+    }
 }
 
 /// The whole of a small object, `limit` bytes at most.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Rooms that every other may use.
-const COMMON: [&str; 4] = ["error", "budget", "spool", "task"];
+const COMMON: [&str; 5] = ["error", "budget", "secret", "spool", "task"];
 
 /// Which rooms a room may use, beside itself and the common ones.
 fn below(room: &str) -> Option<&'static [&'static str]> {
@@ -17,7 +17,8 @@ fn below(room: &str) -> Option<&'static [&'static str]> {
         "image" => &["driver"],
         "driver" => &["format", "codec", "store", "config"],
         "format" | "config" => &["codec"],
-        "store" | "codec" => &[],
+        "store" => &["config"],
+        "codec" => &[],
         common if COMMON.contains(&common) => &[],
         _ => return None,
     })

@@ -53,6 +53,7 @@ impl StoreArguments {
                     folders.push(options.path.clone());
                     "posix"
                 }
+                config::Driver::Swift(_) => "swift",
             };
             backends.push(Backend {
                 name: backend.name.clone(),
@@ -73,7 +74,9 @@ impl StoreArguments {
 /// The store that is used when none is named is made when it is missing.
 fn make_default_store(config: &Config) -> Result<()> {
     for backend in &config.backends {
-        let config::Driver::Posix(options) = &backend.driver;
+        let config::Driver::Posix(options) = &backend.driver else {
+            continue;
+        };
         std::fs::create_dir_all(&options.path)
             .map_err(|e| Error::io("make the folder", options.path.display().to_string(), &e))?;
     }

@@ -43,7 +43,9 @@ fn refuse_line(line: &str) -> String {
 }
 
 fn posix(backend: &Backend) -> &Posix {
-    let Driver::Posix(posix) = &backend.driver;
+    let Driver::Posix(posix) = &backend.driver else {
+        panic!("{backend:?}");
+    };
     posix
 }
 

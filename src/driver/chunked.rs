@@ -100,30 +100,58 @@ pub fn posix(
         e.within(&options.place)
             .advise("name a folder that is there and that you may read")
     })?;
-    let chunked = &options.chunked;
-    let codec = Codec::from_option(&chunked.compression).ok_or_else(|| {
-        let codec = chunked.compression.clone();
-        Error::new(
-            Kind::Invalid,
-            "use backup_compression_algorithm",
-            codec,
-            "unknown codec",
-        )
-    })?;
-    let options = Options {
-        service: "cinder.backup.drivers.posix.PosixBackupDriver",
-        layout: Layout::Posix,
-        container: chunked.container.clone(),
-        object_size: chunked.object_size,
-        sha_block_size: chunked.sha_block_size,
-        codec,
-        compression: chunked.compression.clone(),
-        list_ttl: common.list_ttl,
-        append_only: common.append_only,
-        incremental: common.incremental,
-        max_chain: common.max_chain,
-    };
+    let service = "cinder.backup.drivers.posix.PosixBackupDriver";
+    let options = Options::new(service, Layout::Posix, &options.chunked, common)?;
     Ok(ChunkedDriver::new(Arc::new(store), options, resources))
+}
+
+/// The driver of Cinder's `SwiftBackupDriver`. Whether the store can be reached shows when
+/// it is first asked for something: it may be down, and come back.
+///
+/// # Errors
+/// `Invalid` when it cannot be used as configured.
+pub fn swift(
+    options: &config::Swift,
+    common: &config::Common,
+    _resources: &Resources,
+) -> Result<ChunkedDriver> {
+    let service = "cinder.backup.drivers.swift.SwiftBackupDriver";
+    let _options = Options::new(service, Layout::Swift, &options.chunked, common)?;
+    let reason = "it is not built in";
+    Err(Error::new(
+        Kind::Unsupported,
+        "use",
+        "the driver swift",
+        reason,
+    ))
+}
+
+impl Options {
+    fn new(
+        service: &'static str,
+        layout: Layout,
+        chunked: &config::Chunked,
+        common: &config::Common,
+    ) -> Result<Self> {
+        let compression = chunked.compression.clone();
+        let codec = Codec::from_option(&compression).ok_or_else(|| {
+            let op = "use backup_compression_algorithm";
+            Error::new(Kind::Invalid, op, compression.clone(), "unknown codec")
+        })?;
+        Ok(Self {
+            service,
+            layout,
+            container: chunked.container.clone(),
+            object_size: chunked.object_size,
+            sha_block_size: chunked.sha_block_size,
+            codec,
+            compression,
+            list_ttl: common.list_ttl,
+            append_only: common.append_only,
+            incremental: common.incremental,
+            max_chain: common.max_chain,
+        })
+    }
 }
 
 impl ChunkedDriver {
