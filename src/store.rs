@@ -6,6 +6,7 @@
 pub mod fault;
 pub mod memory;
 pub mod posix;
+pub mod swift;
 
 use crate::error::{Error, Kind, Result};
 use async_trait::async_trait;

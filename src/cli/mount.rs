@@ -5,6 +5,7 @@ use super::daemon::{self, Ready};
 use super::options::MountArguments;
 use super::signals::Signals;
 use super::{Failure, StoreArguments, log, runtime, usage};
+use crate::driver::BackupDriver;
 use crate::error::{Error, Kind, Result};
 use crate::fuse::{self, MountOptions, Mounted};
 use clap::Args;
@@ -12,9 +13,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::SignalKind;
+use tokio::task::JoinSet;
 
 /// How often it is looked whether somebody else has unmounted.
 const LOOK: Duration = Duration::from_millis(200);
+/// How long a backend may take to answer before it is said that it does not.
+const FIRST_LOOK: Duration = Duration::from_secs(3);
 /// How long tasks may take to end with the program: a store that hangs must not hold it.
 const LAST_TASKS: Duration = Duration::from_secs(5);
 
@@ -113,6 +117,11 @@ fn serve(wired: Wired, folder: &Path, options: &MountArguments) -> Result<()> {
         allow_other: options.allow_other,
     };
     let runtime = runtime()?;
+    let drivers: Vec<_> = wired
+        .backends
+        .iter()
+        .map(|backend| (backend.name.clone(), Arc::clone(&backend.driver)))
+        .collect();
     let tree = backends::tree(wired);
     // Before the mount is there: a signal that comes early must not leave it behind. That
     // of a terminal that is gone ends a program in the foreground.
@@ -121,6 +130,7 @@ fn serve(wired: Wired, folder: &Path, options: &MountArguments) -> Result<()> {
     let done = match mounted.wait_until_it_answers() {
         Ok(()) => {
             tracing::info!("mounted on {}", folder.display());
+            runtime.block_on(tell_unavailable(drivers));
             Ready::tell();
             runtime.block_on(wait_for_end(signals, &mounted));
             Ok(())
@@ -132,6 +142,33 @@ fn serve(wired: Wired, folder: &Path, options: &MountArguments) -> Result<()> {
     tracing::info!("ended");
     runtime.shutdown_timeout(LAST_TASKS);
     done.and(unmounted)
+}
+
+/// Says which backends cannot be used now, while somebody may be listening. They are shown
+/// all the same: a store that is down comes back.
+async fn tell_unavailable(drivers: Vec<(String, Arc<dyn BackupDriver>)>) {
+    let mut looks = JoinSet::new();
+    for (name, driver) in drivers {
+        looks.spawn(async move {
+            match tokio::time::timeout(FIRST_LOOK, driver.volumes()).await {
+                Ok(Ok(_)) => None,
+                Ok(Err(e)) => Some(format!("backend {name} cannot be used now: {e}")),
+                Err(_) => Some(format!(
+                    "backend {name} has not answered in {} s; it is asked again when it is used",
+                    FIRST_LOOK.as_secs()
+                )),
+            }
+        });
+    }
+    while let Some(look) = looks.join_next().await {
+        if let Ok(Some(trouble)) = look {
+            tracing::error!("{trouble}");
+            // The log of the background is a file.
+            if daemon::is_child() {
+                eprintln!("cinderfs: {trouble}");
+            }
+        }
+    }
 }
 
 /// Returns when a signal asks for the end, or when somebody else has unmounted.

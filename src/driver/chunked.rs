@@ -31,7 +31,7 @@ use crate::codec::Codec;
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::format::{BackupName, Layout, Metadata};
-use crate::store::{ObjectStore, posix::PosixStore};
+use crate::store::{ObjectStore, posix::PosixStore, swift::SwiftStore};
 use async_trait::async_trait;
 use catalog::Catalog;
 pub use digest::{digests, is_zero};
@@ -113,17 +113,12 @@ pub fn posix(
 pub fn swift(
     options: &config::Swift,
     common: &config::Common,
-    _resources: &Resources,
+    resources: &Resources,
 ) -> Result<ChunkedDriver> {
     let service = "cinder.backup.drivers.swift.SwiftBackupDriver";
-    let _options = Options::new(service, Layout::Swift, &options.chunked, common)?;
-    let reason = "it is not built in";
-    Err(Error::new(
-        Kind::Unsupported,
-        "use",
-        "the driver swift",
-        reason,
-    ))
+    let store = SwiftStore::new(options).map_err(|e| e.within(&options.place))?;
+    let options = Options::new(service, Layout::Swift, &options.chunked, common)?;
+    Ok(ChunkedDriver::new(Arc::new(store), options, resources))
 }
 
 impl Options {

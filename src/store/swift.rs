@@ -1,0 +1,274 @@
+//! Objects in a Swift, or in whatever speaks its API (RADOS Gateway).
+//!
+//! `login` finds out who we are, `account` sends requests and has patience, `failure`
+//! knows what went wrong, `listing` and `stream` read. Must not know what the objects are.
+
+mod account;
+mod call;
+mod failure;
+mod listing;
+mod login;
+mod stream;
+mod trust;
+
+use super::{Body, Entry, ObjectStore, ObjectStream, Page, Select, Space, Stat};
+use crate::config::{self, Containers};
+use crate::error::{Error, Kind, Result};
+use crate::task::blocking;
+use account::Account;
+use async_trait::async_trait;
+use bytes::Bytes;
+use call::Call;
+use listing::Limits;
+use md5::{Digest, Md5};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, LAST_MODIFIED};
+use reqwest::{Method, StatusCode};
+use std::fmt::{self, Debug};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use stream::SwiftStream;
+use tokio::sync::{Mutex, OnceCell};
+
+/// How long it is taken for true that we may write, and how much room there is.
+const KNOWN: Duration = Duration::from_secs(30);
+/// Nothing has this name: who may delete it may write.
+const PROBE: &str = ".cinderfs-may-i-write";
+
+/// See the module's page.
+pub struct SwiftStore {
+    account: Arc<Account>,
+    containers: Containers,
+    /// The container of new backups.
+    container: String,
+    storage_policy: Option<String>,
+    limits: OnceCell<Limits>,
+    writable: Mutex<Option<Instant>>,
+    space: Mutex<Option<(Instant, Option<Space>)>>,
+}
+
+impl Debug for SwiftStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SwiftStore at {}", self.account.server())
+    }
+}
+
+impl SwiftStore {
+    /// A store. Nothing is asked of it yet: it may be down.
+    ///
+    /// # Errors
+    /// When the certificates that it is to trust cannot be read.
+    pub fn new(options: &config::Swift) -> Result<Self> {
+        let container = options.chunked.container.clone();
+        Ok(Self {
+            account: Arc::new(Account::new(options)?),
+            containers: options.containers.clone(),
+            container: container.unwrap_or_else(|| "volumebackups".to_owned()),
+            storage_policy: options.storage_policy.clone(),
+            limits: OnceCell::new(),
+            writable: Mutex::default(),
+            space: Mutex::default(),
+        })
+    }
+
+    async fn put_once(&self, call: &Call<'_>, md5: &str) -> Result<StatusCode> {
+        let answer = self.account.ask(call).await?;
+        let etag = text(&answer.headers, ETAG.as_str()).map(unquote);
+        if answer.status.is_success() && etag.is_some_and(|etag| !etag.eq_ignore_ascii_case(md5)) {
+            let reason = "what the store says it holds is not what was sent";
+            return Err(Error::new(
+                Kind::Unavailable,
+                call.op,
+                call.subject(),
+                reason,
+            ));
+        }
+        Ok(answer.status)
+    }
+
+    async fn make_container(&self, container: &str) -> Result<()> {
+        let mut call = Call::new("make", Method::PUT, Some(container));
+        if let Some(policy) = &self.storage_policy {
+            let value = HeaderValue::from_str(policy).map_err(|_| {
+                let reason = "no storage policy has such a name";
+                Error::new(Kind::Invalid, call.op, call.subject(), reason)
+                    .advise("see backup_swift_create_storage_policy")
+            })?;
+            call.headers.insert("X-Storage-Policy", value);
+        }
+        self.account.ask(&call).await?;
+        tracing::info!("container {container} is made");
+        Ok(())
+    }
+
+    /// What a quota leaves: of the container, else of the account.
+    async fn quota(&self) -> Result<Option<Space>> {
+        for (container, quota, used) in [
+            (
+                Some(self.container.as_str()),
+                "X-Container-Meta-Quota-Bytes",
+                "X-Container-Bytes-Used",
+            ),
+            (None, "X-Account-Meta-Quota-Bytes", "X-Account-Bytes-Used"),
+        ] {
+            let call = Call::new("look at", Method::HEAD, container);
+            // Who may only read a container may not look at the account.
+            let call = call.fine(&[StatusCode::NOT_FOUND, StatusCode::FORBIDDEN]);
+            let headers = self.account.ask(&call).await?.headers;
+            let number = |name| text(&headers, name)?.parse::<u64>().ok();
+            if let (Some(total), Some(used)) = (number(quota), number(used)) {
+                return Ok(Some(Space {
+                    total,
+                    free: total.saturating_sub(used),
+                    files: None,
+                }));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// The tag of an object that is made of others stands in quotes.
+fn unquote(tag: &str) -> &str {
+    tag.trim_matches('"')
+}
+
+fn hex_md5(body: &Body) -> std::io::Result<String> {
+    let mut sum = Md5::new();
+    body.pieces(|piece| {
+        sum.update(piece);
+        Ok(())
+    })?;
+    let sum = sum.finalize();
+    Ok(sum.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[async_trait]
+impl ObjectStore for SwiftStore {
+    async fn containers(&self, _prefix: &str) -> Result<Vec<String>> {
+        match &self.containers {
+            Containers::Named(names) => Ok(names.clone()),
+            Containers::All => self.list_containers().await,
+        }
+    }
+
+    async fn list(&self, container: &str, prefix: &str) -> Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let select = Select {
+                prefix,
+                after: after.as_deref(),
+                ..Select::default()
+            };
+            let page = self.page(container, select).await?;
+            entries.extend(page.entries);
+            after = match page.next {
+                Some(next) => Some(next),
+                None => return Ok(entries),
+            };
+        }
+    }
+
+    async fn page(&self, container: &str, select: Select<'_>) -> Result<Page> {
+        self.list_page(container, select).await
+    }
+
+    async fn stat(&self, container: &str, name: &str) -> Result<Stat> {
+        let call = Call::object("find object", Method::HEAD, container, name);
+        let headers = self.account.ask(&call).await?.headers;
+        let missing = |what: &str| {
+            let reason = format!("the store does not tell its {what}");
+            Error::new(Kind::Unavailable, call.op, call.subject(), reason)
+        };
+        let size = text(&headers, CONTENT_LENGTH.as_str()).and_then(|size| size.parse().ok());
+        let version = text(&headers, ETAG.as_str()).map(unquote);
+        let modified = text(&headers, LAST_MODIFIED.as_str());
+        Ok(Stat {
+            size: size.ok_or_else(|| missing("size"))?,
+            version: version.ok_or_else(|| missing("ETag"))?.to_owned(),
+            modified: modified
+                .and_then(|time| httpdate::parse_http_date(time).ok())
+                .unwrap_or_else(SystemTime::now),
+        })
+    }
+
+    async fn read(&self, container: &str, name: &str, range: Range<u64>) -> Result<Bytes> {
+        let length = range.end.saturating_sub(range.start);
+        let (start, end) = (range.start, Some(range.end));
+        let mut stream = SwiftStream::new(&self.account, container, name, start, end);
+        stream.next(length).await
+    }
+
+    fn stream(&self, container: &str, name: &str, offset: u64) -> Option<Box<dyn ObjectStream>> {
+        let stream = SwiftStream::new(&self.account, container, name, offset, None);
+        Some(Box::new(stream))
+    }
+
+    async fn put(&self, container: &str, name: &str, body: Body) -> Result<()> {
+        let mut call = Call::object("store object", Method::PUT, container, name)
+            .fine(&[StatusCode::NOT_FOUND]);
+        let (md5, body) = blocking(move || {
+            let md5 = hex_md5(&body);
+            Ok((md5, body))
+        })
+        .await?;
+        let md5 = md5.map_err(|e| Error::io(call.op, call.subject(), &e))?;
+        let octets = HeaderValue::from_static("application/octet-stream");
+        call.headers.insert(CONTENT_TYPE, octets);
+        // The store takes nothing else for it, then.
+        if let Ok(tag) = HeaderValue::from_str(&md5) {
+            call.headers.insert(ETAG, tag);
+        }
+        call.body = Some(body);
+        if self.put_once(&call, &md5).await? != StatusCode::NOT_FOUND {
+            return Ok(());
+        }
+        self.make_container(container).await?;
+        call.fine = &[];
+        self.put_once(&call, &md5).await.map(drop)
+    }
+
+    /// Whatever is stored is durable, and so is its name.
+    async fn sync(&self, _container: &str) -> Result<()> {
+        Ok(())
+    }
+
+    async fn delete(&self, container: &str, name: &str) -> Result<()> {
+        let call = Call::object("delete object", Method::DELETE, container, name);
+        self.account.ask(&call).await.map(drop)
+    }
+
+    /// Containers stay, as with Cinder: who made them may have given others rights there.
+    async fn remove_container(&self, _container: &str) -> Result<()> {
+        Ok(())
+    }
+
+    async fn check_writable(&self) -> Result<()> {
+        let mut known = self.writable.lock().await;
+        if known.is_some_and(|at| at.elapsed() < KNOWN) {
+            return Ok(());
+        }
+        let call = Call::object("write to", Method::DELETE, &self.container, PROBE);
+        let call = call.fine(&[StatusCode::NOT_FOUND]);
+        self.account.ask(&call).await?;
+        *known = Some(Instant::now());
+        Ok(())
+    }
+
+    async fn space(&self) -> Result<Option<Space>> {
+        let mut known = self.space.lock().await;
+        if let Some((at, space)) = *known
+            && at.elapsed() < KNOWN
+        {
+            return Ok(space);
+        }
+        let space = self.quota().await?;
+        *known = Some((Instant::now(), space));
+        Ok(space)
+    }
+}

@@ -1,0 +1,386 @@
+//! An account of a Swift: requests to it, sent by who is logged in, repeated while what
+//! went wrong may pass, and given up at their deadline.
+//!
+//! Knows HTTP, tokens and patience. Must not know what the objects are for.
+
+use super::call::{Call, Progress};
+use super::failure::{Again, Failure};
+use super::login::{Session, log_in};
+use super::trust;
+use crate::config;
+use crate::error::{Error, Kind, Result};
+use bytes::{Bytes, BytesMut};
+use reqwest::header::{HeaderMap, HeaderValue};
+use reqwest::{Client, Method, Response, StatusCode};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::Mutex;
+use tokio::time::{sleep, timeout, timeout_at};
+
+/// The longest wait between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(64);
+/// A first connection that broke was perhaps an idle one that the server had closed: that
+/// is no sign of trouble.
+const SHORT_PAUSE: Duration = Duration::from_millis(100);
+/// A request that shows no progress for this part of its time is given up, and sent again.
+const STALLS_IN_TIME: u32 = 3;
+/// So long after a request failed for good, others are not repeated: a folder of a store
+/// that is down should not take a minute to say so, again and again.
+const DOWN: Duration = Duration::from_secs(5);
+/// So long a refused login is not tried again: services lock users out who try too often.
+const REFUSED: Duration = Duration::from_secs(10);
+/// A second more for each so many bytes of a body: the least speed that is taken for one.
+const LEAST_BYTES_A_SECOND: u64 = 1 << 20;
+/// What is collected of an answer is never longer than this.
+const LARGEST_ANSWER: usize = 1 << 30;
+
+/// See the module's page.
+pub(super) struct Account {
+    login: config::Login,
+    retry_attempts: u32,
+    retry_backoff: Duration,
+    request_timeout: Duration,
+    client: Client,
+    entry: Mutex<Entry>,
+    began: Instant,
+    /// When a request failed for good, in milliseconds from `began`; 0: not.
+    failed: AtomicU64,
+}
+
+/// Whether we are logged in.
+#[derive(Default)]
+struct Entry {
+    /// Counts logins.
+    number: u64,
+    session: Option<Arc<Session>>,
+    /// The last login was refused, and would be again.
+    refused: Option<(Instant, Failure)>,
+}
+
+/// An answer with all of its body.
+pub(super) struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Account at {}", self.server())
+    }
+}
+
+/// How often, and until when, a request is tried.
+pub(super) struct Tries {
+    pub deadline: tokio::time::Instant,
+    time: Duration,
+    left: u32,
+    done: u32,
+    backoff: Duration,
+    last: Option<Error>,
+}
+
+impl Tries {
+    /// Waits until it is time to try again.
+    ///
+    /// # Errors
+    /// The failure, when there is no point in that.
+    pub async fn pause(&mut self, failure: Failure) -> Result<()> {
+        let Failure { error, again } = failure;
+        let jitter = |longest: Duration| longest.mul_f64(0.5 + fastrand::f64() / 2.0);
+        let wait = match again {
+            Again::Never => return Err(error),
+            Again::Soon if self.done == 0 => jitter(SHORT_PAUSE),
+            Again::Soon | Again::Backoff => jitter(self.backoff),
+            Again::After(wait) => wait + jitter(SHORT_PAUSE),
+        };
+        let is_late = tokio::time::Instant::now() + wait >= self.deadline;
+        if self.left == 0 || is_late {
+            return Err(error);
+        }
+        tracing::debug!("tried again in {wait:?}: {error}");
+        self.left -= 1;
+        self.done += 1;
+        self.backoff = (self.backoff * 2).min(LONGEST_PAUSE);
+        self.last = Some(error);
+        sleep(wait).await;
+        Ok(())
+    }
+
+    /// So many bytes have come: that takes its time.
+    pub fn extend(&mut self, bytes: u64) {
+        self.deadline += Duration::from_secs_f64(bytes as f64 / LEAST_BYTES_A_SECOND as f64);
+    }
+
+    /// Whether this is a repetition: what it is to do may have been done.
+    pub fn is_repeated(&self) -> bool {
+        self.done > 0
+    }
+
+    /// The error at the deadline.
+    pub fn timed_out(&self, op: &'static str, subject: &str) -> Error {
+        let time = self.time.as_secs_f64().round();
+        let reason = match &self.last {
+            Some(last) => format!("not done in {time} s; the last try: {}", last.reason()),
+            None => format!("no answer in {time} s"),
+        };
+        Error::new(Kind::TimedOut, op, subject, reason)
+            .advise("see whether the store is up, or allow more time (request_timeout)")
+    }
+}
+
+impl Account {
+    /// An account, to which nobody is logged in yet.
+    ///
+    /// # Errors
+    /// When the certificates that it is to trust cannot be read.
+    pub fn new(options: &config::Swift) -> Result<Self> {
+        Ok(Self {
+            login: options.login.clone(),
+            retry_attempts: options.retry_attempts,
+            retry_backoff: options.retry_backoff,
+            request_timeout: options.request_timeout,
+            client: trust::client(&options.trust, options.request_timeout)?,
+            entry: Mutex::default(),
+            began: Instant::now(),
+            failed: AtomicU64::new(0),
+        })
+    }
+
+    /// Where it is, as far as that is known without asking, for messages.
+    pub fn server(&self) -> &str {
+        match &self.login {
+            config::Login::Token { storage_url, .. } => storage_url,
+            config::Login::V1 { auth_url, .. }
+            | config::Login::V2 { auth_url, .. }
+            | config::Login::V3 { auth_url, .. } => auth_url,
+        }
+    }
+
+    /// How often a request may be tried that moves so many bytes.
+    pub fn tries(&self, bytes: u64) -> Tries {
+        let time = self.request_timeout + Duration::from_secs(bytes / LEAST_BYTES_A_SECOND);
+        let now = self.began.elapsed().as_millis() as u64;
+        let failed = self.failed.load(Ordering::Relaxed);
+        let is_down = failed > 0 && now.saturating_sub(failed) < DOWN.as_millis() as u64;
+        Tries {
+            deadline: tokio::time::Instant::now() + time,
+            time,
+            left: if is_down { 0 } else { self.retry_attempts },
+            done: 0,
+            backoff: self.retry_backoff,
+            last: None,
+        }
+    }
+
+    /// A request failed for good, or did not: others learn from it.
+    pub fn note<T>(&self, outcome: Result<T>) -> Result<T> {
+        let failed = match &outcome {
+            Err(e) if matches!(e.kind(), Kind::Unavailable | Kind::TimedOut) => {
+                (self.began.elapsed().as_millis() as u64).max(1)
+            }
+            _ => 0,
+        };
+        self.failed.store(failed, Ordering::Relaxed);
+        outcome
+    }
+
+    /// Sends a request and collects the answer.
+    ///
+    /// # Errors
+    /// Those of the call, once there is no point in trying again; `TimedOut`.
+    pub async fn ask(&self, call: &Call<'_>) -> Result<Answer> {
+        let mut tries = self.tries(call.bytes());
+        let asked = timeout_at(tries.deadline, async {
+            loop {
+                match self.ask_once(call, &tries).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(failure) => tries.pause(failure).await?,
+                }
+            }
+        });
+        let asked = asked.await;
+        self.note(asked.unwrap_or_else(|_| Err(tries.timed_out(call.op, &call.subject()))))
+    }
+
+    async fn ask_once(&self, call: &Call<'_>, tries: &Tries) -> Result<Answer, Failure> {
+        let mut response = self.begin(call).await?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let mut body = BytesMut::new();
+        while let Some(piece) = self.piece(call, &mut response).await? {
+            body.extend_from_slice(&piece);
+            if body.len() > LARGEST_ANSWER {
+                return Err(call.invalid("the answer is far too long"));
+            }
+        }
+        // What is to be gone is gone: perhaps the first try did it, and its answer was lost.
+        let is_done =
+            call.method == Method::DELETE && tries.is_repeated() && status == StatusCode::NOT_FOUND;
+        Ok(Answer {
+            status: if is_done {
+                StatusCode::NO_CONTENT
+            } else {
+                status
+            },
+            headers,
+            body: body.freeze(),
+        })
+    }
+
+    /// Sends a request once, and gives the answer as far as its headers. One that is refused
+    /// because the login has ended is sent again after another.
+    pub async fn begin(&self, call: &Call<'_>) -> Result<Response, Failure> {
+        let (number, session) = self.session(None, call).await?;
+        let response = self.send(call, &session).await?;
+        let response = match response.status() {
+            StatusCode::UNAUTHORIZED => {
+                let (_, session) = self.session(Some(number), call).await?;
+                self.send(call, &session).await?
+            }
+            _ => response,
+        };
+        let status = response.status();
+        if status.is_success() || call.fine.contains(&status) {
+            return Ok(response);
+        }
+        Err(Failure::of_status(
+            call.op,
+            &call.subject(),
+            status,
+            response.headers(),
+        ))
+    }
+
+    /// What the server tells of itself, without any login; `None` when it does not.
+    ///
+    /// # Errors
+    /// When it is not known whether it would.
+    pub async fn capabilities(&self) -> Result<Option<Bytes>> {
+        let call = Call::new("ask", Method::GET, None);
+        let asked = async {
+            let (_, session) = self.session(None, &call).await?;
+            let url = session.storage_url.join("/info");
+            let url = url.map_err(|e| call.invalid(e))?;
+            let sent = self.client.get(url).send().await;
+            let of_transport = |e| Failure::of_transport(call.op, "the server", &e);
+            let response = sent.map_err(of_transport)?;
+            match response.status() {
+                StatusCode::OK => response.bytes().await.map(Some).map_err(of_transport),
+                status if status.is_server_error() => {
+                    let headers = response.headers();
+                    Err(Failure::of_status(call.op, "the server", status, headers))
+                }
+                _ => Ok(None),
+            }
+        };
+        match timeout(self.patience(), asked).await {
+            Ok(asked) => asked.map_err(|failure| failure.error),
+            Err(_) => Err(self.stalled(&call, "there is no answer").error),
+        }
+    }
+
+    /// The next piece of an answer.
+    pub async fn piece(
+        &self,
+        call: &Call<'_>,
+        response: &mut Response,
+    ) -> Result<Option<Bytes>, Failure> {
+        match timeout(self.patience(), response.chunk()).await {
+            Ok(Ok(piece)) => Ok(piece),
+            Ok(Err(e)) => Err(Failure::of_transport(call.op, &call.subject(), &e)),
+            Err(_) => Err(self.stalled(call, "the answer stopped in the middle")),
+        }
+    }
+
+    async fn send(&self, call: &Call<'_>, session: &Session) -> Result<Response, Failure> {
+        let url = call.url(&session.storage_url)?;
+        let token = HeaderValue::from_str(session.token.expose());
+        let reason = "the token that was given holds characters that no header may hold";
+        let mut token = token.map_err(|_| call.invalid(reason))?;
+        token.set_sensitive(true);
+        let progress = Progress::default();
+        let mut request = self
+            .client
+            .request(call.method.clone(), url)
+            .headers(call.headers.clone())
+            .header("X-Auth-Token", token);
+        if let Some(body) = &call.body {
+            request = request
+                .header(reqwest::header::CONTENT_LENGTH, body.len())
+                .body(progress.stream(body.clone()));
+        }
+        let mut sending = std::pin::pin!(request.send());
+        let mut seen = progress.get();
+        loop {
+            match timeout(self.patience(), &mut sending).await {
+                Ok(Ok(response)) => return Ok(response),
+                Ok(Err(e)) => return Err(Failure::of_transport(call.op, &call.subject(), &e)),
+                // A large body takes its time.
+                Err(_) if progress.get() > seen => seen = progress.get(),
+                Err(_) => return Err(self.stalled(call, "there is no answer")),
+            }
+        }
+    }
+
+    /// How long nothing may happen.
+    fn patience(&self) -> Duration {
+        self.request_timeout / STALLS_IN_TIME
+    }
+
+    fn stalled(&self, call: &Call<'_>, what: &str) -> Failure {
+        let reason = format!("{what}, for {} s", self.patience().as_secs_f64());
+        Failure {
+            error: Error::new(Kind::TimedOut, call.op, call.subject(), reason),
+            again: Again::Soon,
+        }
+    }
+
+    /// Who we are: logs in when nobody has, or when the login of number `over` has ended,
+    /// or will in a moment. All who need it wait for one login.
+    async fn session(
+        &self,
+        over: Option<u64>,
+        call: &Call<'_>,
+    ) -> Result<(u64, Arc<Session>), Failure> {
+        let mut entry = self.entry.lock().await;
+        let known = entry.session.clone().filter(|_| over != Some(entry.number));
+        if let Some(session) = &known
+            && session.renew_at.is_none_or(|at| Instant::now() < at)
+        {
+            return Ok((entry.number, Arc::clone(session)));
+        }
+        if let Some((at, failure)) = &entry.refused
+            && at.elapsed() < REFUSED
+        {
+            return Err(failure.clone());
+        }
+        let refused = |failure: &Failure| matches!(failure.again, Again::Never);
+        match timeout(self.patience(), log_in(&self.client, &self.login)).await {
+            Ok(Ok(session)) => {
+                let session = Arc::new(session);
+                *entry = Entry {
+                    number: entry.number + 1,
+                    session: Some(Arc::clone(&session)),
+                    refused: None,
+                };
+                tracing::debug!("logged in to {}", self.server());
+                Ok((entry.number, session))
+            }
+            Ok(Err(failure)) if refused(&failure) => {
+                entry.session = None;
+                entry.refused = Some((Instant::now(), failure.clone()));
+                Err(failure)
+            }
+            failed => match known {
+                // The old one holds for a while still.
+                Some(session) => Ok((entry.number, session)),
+                None => Err(match failed {
+                    Ok(Err(failure)) => failure,
+                    _ => self.stalled(call, "the login is not answered"),
+                }),
+            },
+        }
+    }
+}

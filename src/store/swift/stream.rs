@@ -1,0 +1,173 @@
+//! An object, read from one place on: one long answer, taken up again where it broke off.
+
+use super::account::Account;
+use super::call::Call;
+use super::failure::{Again, Failure};
+use crate::error::{Error, Kind, Result};
+use crate::store::ObjectStream;
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use reqwest::header::{CONTENT_RANGE, ETAG, HeaderValue, RANGE};
+use reqwest::{Method, Response, StatusCode};
+use std::sync::Arc;
+use tokio::time::timeout_at;
+
+/// See the module's page.
+pub(super) struct SwiftStream {
+    account: Arc<Account>,
+    container: String,
+    object: String,
+    /// Where the next byte stands.
+    offset: u64,
+    /// Where it is to end; at the end of the object, if that comes first.
+    end: Option<u64>,
+    response: Option<Response>,
+    /// Where that one ends, by its own account.
+    promised: Option<u64>,
+    /// Its version, once it is known.
+    version: Option<HeaderValue>,
+    /// What has come and was not asked for yet.
+    rest: BytesMut,
+    is_over: bool,
+}
+
+impl SwiftStream {
+    /// The bytes of an object from `offset` to `end`, or to its own end.
+    pub fn new(
+        account: &Arc<Account>,
+        container: &str,
+        object: &str,
+        offset: u64,
+        end: Option<u64>,
+    ) -> Self {
+        Self {
+            account: Arc::clone(account),
+            container: container.to_owned(),
+            object: object.to_owned(),
+            offset,
+            end,
+            response: None,
+            promised: None,
+            version: None,
+            rest: BytesMut::new(),
+            is_over: end.is_some_and(|end| end <= offset),
+        }
+    }
+
+    /// Waits until there are `want` bytes, or all that there are. May be given up at any
+    /// point, and be asked again.
+    async fn fill(&mut self, want: usize) -> Result<()> {
+        let account = Arc::clone(&self.account);
+        let mut tries = account.tries(0);
+        while self.rest.len() < want && !self.is_over {
+            let received = match timeout_at(tries.deadline, self.receive()).await {
+                Ok(Ok(bytes)) => {
+                    tries.extend(bytes);
+                    continue;
+                }
+                Ok(Err(failure)) => {
+                    self.response = None;
+                    tries.pause(failure).await
+                }
+                Err(_) => {
+                    self.response = None;
+                    let subject = format!("{}/{}", self.container, self.object);
+                    Err(tries.timed_out("read object", &subject))
+                }
+            };
+            if received.is_err() {
+                return account.note(received);
+            }
+        }
+        account.note(Ok(()))
+    }
+
+    /// Adds what comes next to the rest, and gives how much that is.
+    async fn receive(&mut self) -> Result<u64, Failure> {
+        let mut call = Call::object("read object", Method::GET, &self.container, &self.object)
+            .fine(&[StatusCode::RANGE_NOT_SATISFIABLE]);
+        let response = match &mut self.response {
+            Some(response) => response,
+            None => {
+                let range = match self.end {
+                    Some(end) => format!("bytes={}-{}", self.offset, end - 1),
+                    None => format!("bytes={}-", self.offset),
+                };
+                if let Ok(range) = range.parse() {
+                    call.headers.insert(RANGE, range);
+                }
+                let response = self.account.begin(&call).await?;
+                if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+                    self.is_over = true;
+                    return Ok(0);
+                }
+                self.promised = check_range(&call, &response, self.offset)?;
+                let version = response.headers().get(ETAG).cloned();
+                // Of two versions nothing may be pieced together.
+                if self.version.is_some() && self.version != version {
+                    let reason = "another one was stored in its place while it was read";
+                    return Err(refuse(&call, reason));
+                }
+                self.version = version;
+                self.response.insert(response)
+            }
+        };
+        match self.account.piece(&call, response).await? {
+            Some(piece) => {
+                self.offset += piece.len() as u64;
+                self.rest.extend_from_slice(&piece);
+                Ok(piece.len() as u64)
+            }
+            None if self.promised.is_some_and(|end| self.offset < end) => {
+                let reason = "the answer ends before its end";
+                let error = Error::new(Kind::Unavailable, call.op, call.subject(), reason);
+                let again = Again::Soon;
+                Err(Failure { error, again })
+            }
+            None => {
+                self.is_over = true;
+                self.response = None;
+                Ok(0)
+            }
+        }
+    }
+}
+
+/// The answer must begin where it was asked to. Gives where it is to end, if it tells.
+fn check_range(call: &Call<'_>, response: &Response, offset: u64) -> Result<Option<u64>, Failure> {
+    let range = response.headers().get(CONTENT_RANGE);
+    let range = range.and_then(|range| range.to_str().ok());
+    let (begin, end) = match range {
+        Some(range) => {
+            let range = range.strip_prefix("bytes ").unwrap_or(range);
+            let (begin, rest) = range.split_once('-').unwrap_or_default();
+            let last = rest.split_once('/').unwrap_or_default().0;
+            let end = last.parse::<u64>().ok().map(|last| last.saturating_add(1));
+            (begin.parse().ok(), end)
+        }
+        // Of the whole object.
+        None if response.status() == StatusCode::OK => (Some(0), response.content_length()),
+        None => (None, None),
+    };
+    if begin == Some(offset) {
+        return Ok(end);
+    }
+    let reason = format!("the store gave another part of it than from {offset} on");
+    Err(refuse(call, &reason))
+}
+
+fn refuse(call: &Call<'_>, reason: &str) -> Failure {
+    Failure {
+        error: Error::new(Kind::Unavailable, call.op, call.subject(), reason),
+        again: Again::Never,
+    }
+}
+
+#[async_trait]
+impl ObjectStream for SwiftStream {
+    async fn next(&mut self, want: u64) -> Result<Bytes> {
+        let want = usize::try_from(want).unwrap_or(usize::MAX);
+        self.fill(want).await?;
+        Ok(self.rest.split_to(want.min(self.rest.len())).freeze())
+    }
+}
