@@ -17,6 +17,9 @@ import select
 import signal
 import socket
 import sys
+import time
+import urllib.error
+import urllib.request
 
 # Below those that the kernel hands out to clients.
 PORTS = range(10000, 30000)
@@ -148,3 +151,27 @@ def die_with_parent():
     """Asks the kernel for SIGKILL when the parent is gone."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def answers(url):
+    """Whether a server answers, whatever it says."""
+    try:
+        with urllib.request.urlopen(url, timeout=60):
+            return True
+    except urllib.error.HTTPError:
+        # Not all have what we asked for.
+        return True
+    except OSError:
+        return False
+
+
+def wait_until(server, done):
+    """Waits for a true value, and gives it."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        value = done()
+        if value:
+            return value
+        server.check_children()
+        time.sleep(0.01)
+    sys.exit('%s: what is there does not answer; its logs are there' % server.folder)

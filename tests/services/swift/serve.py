@@ -26,7 +26,6 @@ import json
 import os
 import shutil
 import sys
-import time
 import urllib.error
 import urllib.request
 
@@ -134,6 +133,7 @@ username = swift
 password = swiftpass
 project_name = service
 delay_auth_decision = true
+cache = swift.cache
 include_service_catalog = false
 
 [filter:keystoneauth]
@@ -213,7 +213,7 @@ def start_memcached(swift):
             # TCP INET: 12345
             return int(file.read().split()[-1])
 
-    return wait_until(swift, port)
+    return service.wait_until(swift, port)
 
 
 def start_servers(swift, sockets):
@@ -239,29 +239,6 @@ def start_servers(swift, sockets):
         sock.close()
 
 
-def answers(url):
-    try:
-        with urllib.request.urlopen(url, timeout=60):
-            return True
-    except urllib.error.HTTPError:
-        # Storage servers do not have what we asked for.
-        return True
-    except OSError:
-        return False
-
-
-def wait_until(swift, done):
-    """Waits for a true value, and gives it."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        value = done()
-        if value:
-            return value
-        swift.check_children()
-        time.sleep(0.01)
-    sys.exit('%s: Swift does not answer' % swift.folder)
-
-
 def register(keystone, region, url):
     """Puts this Swift into the catalogue of a Keystone."""
     def ask(method, path, body=None, token=None):
@@ -282,7 +259,12 @@ def register(keystone, region, url):
     token = headers['X-Subject-Token']
     _, found = ask('GET', '/services?type=object-store', token=token)
     swift_id = found['services'][0]['id']
-    ask('PUT', '/regions/' + region, {'region': {}}, token)
+    try:
+        ask('PUT', '/regions/' + region, {'region': {}}, token)
+    except urllib.error.HTTPError as error:
+        # It is there.
+        if error.code != 409:
+            raise
     _, found = ask('GET', '/endpoints?service_id=%s&region_id=%s' % (swift_id, region),
                    token=token)
     for endpoint in found['endpoints']:
@@ -315,7 +297,7 @@ def main():
         if options.keystone:
             register(options.keystone, options.region, url)
         for kind in SERVERS:
-            wait_until(swift, lambda: answers('http://127.0.0.1:%d/healthcheck' % ports[kind]))
+            service.wait_until(swift, lambda: service.answers('http://127.0.0.1:%d/healthcheck' % ports[kind]))
         swift.announce({'url': url, 'port': ports['proxy'], 'auth_url': url + '/auth/v1.0'})
         swift.wait()
     finally:
