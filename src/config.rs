@@ -3,8 +3,9 @@
 //!
 //! `ini` reads the syntax (oslo.config's), `options` lists the names and defaults,
 //! `scope` finds the value of an option and says where it stands, `value` turns text
-//! into numbers, paths and names, `drivers` builds the options of each driver,
-//! `assembly` puts it all together, `place` knows what holds without a file.
+//! into numbers, paths and names, `drivers` builds the options of each driver, `swift` those
+//! of that one, `environment` looks variables up, `assembly` puts it all together, `place`
+//! knows what holds without a file.
 //!
 //! Every mistake of the user ends in one error that names the file with the line, the
 //! section, the option, what is wrong with it and what is allowed.
@@ -14,6 +15,7 @@
 
 mod assembly;
 mod drivers;
+mod environment;
 mod ini;
 mod options;
 mod place;
@@ -28,8 +30,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::Result;
+use environment::Environment;
 use ini::Document;
-use place::Homes;
 pub use swift::{Containers, Credential, Domain, Endpoint, Identity, Login, Named, Swift, Trust};
 
 /// All that is configured. There is at least one backend, and no two share a name.
@@ -135,7 +137,15 @@ impl Config {
     /// # Errors
     /// `NotFound` or `Denied` when it cannot be read, else `Invalid`.
     pub fn load(path: &Path) -> Result<Self> {
-        assembly::of_document(&Document::read(path)?, &Homes::of_user())
+        let document = Document::read(path)?;
+        let config = assembly::of_document(&document, &Environment::of_program())?;
+        let is_used = |backend: &Backend| matches!(backend.driver, Driver::Swift(_));
+        if config.backends.iter().any(is_used)
+            && let Some(warning) = document.exposed(options::SECRET)
+        {
+            tracing::warn!("{warning}");
+        }
+        Ok(config)
     }
 
     /// Takes a store as the command line names it: a path, `posix:PATH` or
@@ -144,7 +154,11 @@ impl Config {
     /// # Errors
     /// `Invalid` when it is none of these.
     pub fn from_store(spec: &str) -> Result<Self> {
-        assembly::of_folder(place::parse_store(spec)?, "--store", &Homes::of_user())
+        assembly::of_folder(
+            place::parse_store(spec)?,
+            "--store",
+            &Environment::of_program(),
+        )
     }
 
     /// What holds without any file: the only backend is `local`, in
@@ -154,8 +168,9 @@ impl Config {
     /// # Errors
     /// `Invalid` when neither variable says where that is.
     pub fn default_local() -> Result<Self> {
-        let homes = Homes::of_user();
-        assembly::of_folder(homes.local_store()?, "the default store", &homes)
+        let environment = Environment::of_program();
+        let folder = place::Homes::of(&environment).local_store()?;
+        assembly::of_folder(folder, "the default store", &environment)
     }
 }
 

@@ -5,8 +5,9 @@
 
 use std::path::PathBuf;
 
+use super::environment::Environment;
 use super::ini::{Document, Entry, Section};
-use super::options::{self, GLOBAL, OF_CINDER, PER_BACKEND};
+use super::options::{self, GLOBAL, OF_CINDER, OF_DRIVER, PER_BACKEND};
 use super::place::Homes;
 use super::scope::{DEFAULT, OP, Scope};
 use super::value::{self, Wrong};
@@ -20,10 +21,14 @@ const BACKUP_DRIVER: &str = "backup_driver";
 const LOCAL: &str = "local";
 
 /// The configuration that a file holds.
-pub(super) fn of_document(document: &Document, homes: &Homes) -> Result<Config> {
-    let settings = settings(document, homes)?;
+pub(super) fn of_document(document: &Document, environment: &Environment) -> Result<Config> {
+    let settings = settings(document, environment)?;
     if let Some(section) = document.section(DEFAULT) {
-        let is_known = |option: &str| !option.starts_with("backup_") || OF_CINDER.contains(&option);
+        let is_known = |option: &str| {
+            !option.starts_with("backup_")
+                || OF_CINDER.contains(&option)
+                || OF_DRIVER.contains(&option)
+        };
         refuse_unknown(document, section, is_known)?;
     }
     // Backends take their places in the order of the file, but for [DEFAULT]'s.
@@ -32,7 +37,7 @@ pub(super) fn of_document(document: &Document, homes: &Homes) -> Result<Config> 
         .filter(|section| section.name != DEFAULT);
     let mut backends: Vec<Backend> = Vec::new();
     for section in document.section(DEFAULT).into_iter().chain(others) {
-        let Some(backend) = backend(document, section)? else {
+        let Some(backend) = backend(document, section, environment)? else {
             continue;
         };
         if backends.iter().any(|other| other.name == backend.name) {
@@ -59,11 +64,11 @@ pub(super) fn of_document(document: &Document, homes: &Homes) -> Result<Config> 
 }
 
 /// The configuration that a folder alone makes: defaults for all the rest.
-pub(super) fn of_folder(path: PathBuf, place: &str, homes: &Homes) -> Result<Config> {
+pub(super) fn of_folder(path: PathBuf, place: &str, environment: &Environment) -> Result<Config> {
     let document = Document::default();
     let scope = Scope::new(&document, DEFAULT);
     Ok(Config {
-        settings: settings(&document, homes)?,
+        settings: settings(&document, environment)?,
         backends: vec![Backend {
             name: LOCAL.to_owned(),
             driver: drivers::posix_at(path, place, &scope)?,
@@ -72,12 +77,12 @@ pub(super) fn of_folder(path: PathBuf, place: &str, homes: &Homes) -> Result<Con
     })
 }
 
-fn settings(document: &Document, homes: &Homes) -> Result<Settings> {
+fn settings(document: &Document, environment: &Environment) -> Result<Settings> {
     let scope = Scope::new(document, DEFAULT);
     let memory = scope.required("memory")?;
     let spool_path = match scope.own("spool_path")? {
         Some(setting) => setting.parse(value::path)?,
-        None => homes.spool(),
+        None => Homes::of(environment).spool(),
     };
     Ok(Settings {
         memory: memory.parse(value::memory)?,
@@ -86,7 +91,11 @@ fn settings(document: &Document, homes: &Homes) -> Result<Settings> {
 }
 
 /// The backend that a section makes, if it asks for a driver.
-fn backend(document: &Document, section: &Section) -> Result<Option<Backend>> {
+fn backend(
+    document: &Document,
+    section: &Section,
+    environment: &Environment,
+) -> Result<Option<Backend>> {
     let scope = Scope::new(document, &section.name);
     let Some(asked) = scope.own(BACKUP_DRIVER)? else {
         return Ok(None);
@@ -95,10 +104,14 @@ fn backend(document: &Document, section: &Section) -> Result<Option<Backend>> {
     if !is_default {
         value::backend_name(&section.name)
             .map_err(|wrong| wrong.at(OP, &header(document, section)))?;
-        let is_known = |option: &str| OF_CINDER.contains(&option) || PER_BACKEND.contains(&option);
+        let is_known = |option: &str| {
+            [OF_CINDER, PER_BACKEND, OF_DRIVER]
+                .iter()
+                .any(|names| names.contains(&option))
+        };
         refuse_unknown(document, section, is_known)?;
     }
-    let (driver_name, driver) = drivers::build(&asked, &scope)?;
+    let (driver_name, driver) = drivers::build(&asked, &scope, environment)?;
     let name = if is_default {
         driver_name
     } else {
@@ -145,7 +158,7 @@ fn unknown(document: &Document, section: &Section, entry: &Entry) -> Error {
             "move it to [DEFAULT]",
         )
     } else {
-        let names = [OF_CINDER, PER_BACKEND, GLOBAL].concat();
+        let names = [OF_CINDER, PER_BACKEND, OF_DRIVER, GLOBAL].concat();
         let advice = match options::nearest(option, names.into_iter()) {
             Some(name) => format!("did you mean \"{name}\"?"),
             None => "remove it, or see cinderfs.conf(5) for the options there are".to_owned(),

@@ -1,18 +1,19 @@
 //! The drivers that Cinder has, and the typed options of those that are built in.
 //!
-//! To add one: a variant of [`Driver`], the function that builds it, and its line in
-//! [`DRIVERS`]. Must not know the file's syntax, nor what a driver does with its options.
+//! To add one: a variant of [`Driver`], the function that builds it (in a file of its own
+//! when it is more than a few lines), and its line in [`DRIVERS`]. Must not know the file's syntax, nor what a driver does with its options.
 
 use std::path::PathBuf;
 
+use super::environment::Environment;
 use super::options;
 use super::scope::{Scope, Setting};
 use super::value::{self, Wrong};
-use super::{Chunked, Driver, Posix};
+use super::{Chunked, Driver, Posix, swift};
 use crate::error::Result;
 
 /// Makes the options of a driver from what a section says.
-type Build = fn(&Scope<'_>) -> Result<Driver>;
+type Build = fn(&Scope<'_>, &Environment) -> Result<Driver>;
 
 /// A driver of Cinder's.
 struct DriverEntry {
@@ -27,7 +28,7 @@ const DRIVERS: &[DriverEntry] = &[
     entry("posix", "PosixBackupDriver", Some(posix)),
     entry("nfs", "NFSBackupDriver", None),
     entry("glusterfs", "GlusterfsBackupDriver", None),
-    entry("swift", "SwiftBackupDriver", None),
+    entry("swift", "SwiftBackupDriver", Some(swift::build)),
     entry("ceph", "CephBackupDriver", None),
     entry("tsm", "TSMBackupDriver", None),
     entry("s3", "S3BackupDriver", None),
@@ -45,14 +46,23 @@ const fn entry(name: &'static str, class: &'static str, build: Option<Build>) ->
 ///
 /// `setting` is its `backup_driver`: the path of the class, or of the module, or the
 /// short name.
-pub(super) fn build(setting: &Setting, scope: &Scope<'_>) -> Result<(&'static str, Driver)> {
+pub(super) fn build(
+    setting: &Setting,
+    scope: &Scope<'_>,
+    environment: &Environment,
+) -> Result<(&'static str, Driver)> {
     let (name, build) = setting.parse(find)?;
-    Ok((name, build(scope)?))
+    Ok((name, build(scope, environment)?))
 }
 
 /// The options of `posix` for a folder, with what `scope` says of the rest.
 pub(super) fn posix_at(path: PathBuf, place: &str, scope: &Scope<'_>) -> Result<Driver> {
-    let chunked = chunked(scope)?;
+    let container = scope.own("backup_container")?;
+    let container = container
+        .map(|setting| setting.parse(value::container))
+        .transpose()?;
+    let sizes = ["backup_file_size", "backup_sha_block_size_bytes"];
+    let chunked = chunked(scope, sizes, container)?;
     Ok(Driver::Posix(Posix {
         path,
         place: place.to_owned(),
@@ -99,15 +109,20 @@ fn find(text: &str) -> Result<(&'static str, Build), Wrong> {
     }
 }
 
-fn posix(scope: &Scope<'_>) -> Result<Driver> {
+fn posix(scope: &Scope<'_>, _environment: &Environment) -> Result<Driver> {
     let setting = scope.required("backup_posix_path")?;
     posix_at(setting.parse(value::path)?, &setting.place, scope)
 }
 
-/// How posix, and what is built on it, cuts backups.
-fn chunked(scope: &Scope<'_>) -> Result<Chunked> {
-    let object = scope.required("backup_file_size")?;
-    let block = scope.required("backup_sha_block_size_bytes")?;
+/// How backups are cut and compressed; every driver has names of its own for the sizes of
+/// an object and of a block.
+pub(super) fn chunked(
+    scope: &Scope<'_>,
+    [object, block]: [&'static str; 2],
+    container: Option<String>,
+) -> Result<Chunked> {
+    let object = scope.required(object)?;
+    let block = scope.required(block)?;
     let object_size = object.parse(value::object_size)?;
     let sha_block_size = block.parse(value::sha_block_size)?;
     if !object_size.is_multiple_of(sha_block_size) {
@@ -120,15 +135,12 @@ fn chunked(scope: &Scope<'_>) -> Result<Chunked> {
             format!("a {} of {fitting} is", object.option),
         )));
     }
-    let container = scope.own("backup_container")?;
     Ok(Chunked {
         object_size,
         sha_block_size,
         compression: scope
             .required("backup_compression_algorithm")?
             .parse(value::codec)?,
-        container: container
-            .map(|setting| setting.parse(value::container))
-            .transpose()?,
+        container,
     })
 }

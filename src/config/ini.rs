@@ -3,8 +3,10 @@
 //! Knows sections, options, values and lines; must not know what any option means, nor
 //! expand references in values ([`super::scope`] does, for the values that are used).
 
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
@@ -20,6 +22,8 @@ const OP: &str = "read configuration file";
 #[derive(Debug, Default)]
 pub(super) struct Document {
     path: PathBuf,
+    /// Who may read the file, and write to it; 0 where there is none.
+    mode: u32,
     sections: Vec<Section>,
 }
 
@@ -33,7 +37,6 @@ pub(super) struct Section {
 }
 
 /// One assignment.
-#[derive(Debug)]
 pub(super) struct Entry {
     pub(super) option: String,
     /// Without quotes around it; continuation lines are joined by line breaks.
@@ -51,8 +54,10 @@ impl Document {
                 .advise("name a file that you may read with --config, or a store with --store")
         };
         let mut bytes = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
+        let file = File::open(path).map_err(failed)?;
+        let mode = file.metadata().map_err(failed)?.mode();
+        file.take(MAX_FILE + 1)
+            .read_to_end(&mut bytes)
             .map_err(failed)?;
         if bytes.len() as u64 > MAX_FILE {
             let reason = format!("it is larger than {MAX_FILE} bytes");
@@ -70,7 +75,8 @@ impl Document {
             let place = format!("{}:{line}", path.display());
             Error::new(Kind::Invalid, OP, place, "it is not UTF-8 text")
         })?;
-        Self::parse(path, &text)
+        let document = Self::parse(path, &text)?;
+        Ok(Self { mode, ..document })
     }
 
     /// Reads a text; `path` is only there to be named in errors.
@@ -78,6 +84,7 @@ impl Document {
         let mut parser = Parser {
             document: Self {
                 path: path.to_path_buf(),
+                mode: 0,
                 sections: Vec::new(),
             },
             current: None,
@@ -103,6 +110,28 @@ impl Document {
         self.sections.iter().find(|section| section.name == name)
     }
 
+    /// What to say when others than the owner of the file may read it and it sets one of
+    /// `secret`.
+    pub(super) fn exposed(&self, secret: &[&str]) -> Option<String> {
+        if self.mode & 0o077 == 0 {
+            return None;
+        }
+        let mut entries = self.sections().flat_map(Section::entries);
+        let entry = entries.find(|entry| secret.contains(&entry.option.as_str()))?;
+        let who = if self.mode & 0o007 == 0 {
+            "its group"
+        } else {
+            "everybody"
+        };
+        Some(format!(
+            "{}: {} stands there, and {who} may read the file; take that away with \
+             `chmod go= {}`",
+            self.place(entry.line),
+            entry.option,
+            self.path.display()
+        ))
+    }
+
     /// `FILE`, for errors that no line is to blame for.
     pub(super) fn whole(&self) -> String {
         self.path.display().to_string()
@@ -116,6 +145,13 @@ impl Document {
 
 /// What is wrong with a line, and what to do about it.
 struct Fault(&'static str, &'static str);
+
+/// Without the value: some are secret.
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.line, self.option)
+    }
+}
 
 /// A document that grows line by line.
 struct Parser {

@@ -10,6 +10,14 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("backup_file_size", "1999994880"),
     ("backup_sha_block_size_bytes", "32768"),
     ("backup_compression_algorithm", "zlib"),
+    ("backup_swift_object_size", "52428800"),
+    ("backup_swift_block_size", "32768"),
+    ("backup_swift_container", "volumebackups"),
+    ("backup_swift_containers", "configured"),
+    ("backup_swift_retry_attempts", "3"),
+    ("backup_swift_retry_backoff", "2"),
+    ("swift_catalog_info", "object-store:swift:publicURL"),
+    ("request_timeout", "60"),
     ("memory", "256MiB"),
     ("list_ttl", "5"),
     ("append_only", "false"),
@@ -25,7 +33,29 @@ const DEFAULTS: &[(&str, &str)] = &[
 pub(super) const GLOBAL: &[&str] = &["memory", "spool_path"];
 
 /// Options of ours for one backend; in `[DEFAULT]` they hold for all.
-pub(super) const PER_BACKEND: &[&str] = &["list_ttl", "append_only", "incremental", "max_chain"];
+pub(super) const PER_BACKEND: &[&str] = &[
+    "list_ttl",
+    "append_only",
+    "incremental",
+    "max_chain",
+    "request_timeout",
+];
+
+/// Options of ours for one driver. They stand beside those of Cinder, and are no more
+/// inherited than those: half of a login from here and half from there is none.
+pub(super) const OF_DRIVER: &[&str] = &[
+    "backup_swift_application_credential_id",
+    "backup_swift_application_credential_name",
+    "backup_swift_application_credential_secret",
+    "backup_swift_containers",
+    "backup_swift_token_file",
+];
+
+/// Options that nobody else may read.
+pub(super) const SECRET: &[&str] = &[
+    "backup_swift_application_credential_secret",
+    "backup_swift_key",
+];
 
 /// The options of Cinder that may stand in the section of a backend: all that Cinder
 /// 29.0.0 has for backups, and those of former releases that files may still hold. Most

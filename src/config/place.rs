@@ -3,11 +3,11 @@
 //!
 //! Must not know options, sections or drivers' options.
 
-use std::env;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use super::environment::Environment;
 use super::value::Wrong;
 use crate::error::Result;
 
@@ -25,16 +25,12 @@ pub(super) struct Homes {
 }
 
 impl Homes {
-    /// Those of the user who runs the program.
-    pub(super) fn of_user() -> Self {
-        Self::of_variables(|name| env::var_os(name))
-    }
-
     /// Those that variables name. A relative path in one counts for nothing, as the
     /// specification wants it.
-    pub(super) fn of_variables(variable: impl Fn(&str) -> Option<OsString>) -> Self {
+    pub(super) fn of(environment: &Environment) -> Self {
         let folder = |name| {
-            variable(name)
+            environment
+                .get(name)
                 .map(PathBuf::from)
                 .filter(|path| path.is_absolute())
         };

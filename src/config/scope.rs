@@ -4,10 +4,12 @@
 
 use std::fmt;
 
+use super::environment::Environment;
 use super::ini::{Document, Section};
 use super::options;
-use super::value::Wrong;
+use super::value::{self, Wrong};
 use crate::error::{Error, Result};
+use crate::secret::Secret;
 
 /// The section whose options hold for the whole program.
 pub(super) const DEFAULT: &str = "DEFAULT";
@@ -28,7 +30,7 @@ pub(super) struct Scope<'a> {
     section: &'a str,
 }
 
-/// The value of an option, with its references replaced.
+/// The value of an option, with its references replaced. Never one of a secret option.
 #[derive(Debug)]
 pub(super) struct Setting {
     /// The option's name.
@@ -64,6 +66,34 @@ impl<'a> Scope<'a> {
             .ok_or_else(|| self.missing(option))
     }
 
+    /// The value of a secret option of this section.
+    pub(super) fn secret(&self, option: &'static str) -> Result<Option<Secret>> {
+        let Some(setting) = self.own(option)? else {
+            return Ok(None);
+        };
+        if setting.text.contains(|c: char| c.is_control()) {
+            return Err(setting.refuse(value::line_break()));
+        }
+        Ok(Some(setting.text)
+            .filter(|text| !text.is_empty())
+            .map(Secret::new))
+    }
+
+    /// Where the section begins: file, line and section.
+    pub(super) fn place(&self) -> String {
+        let header = self.document.section(self.section);
+        let file = match header {
+            Some(section) => self.document.place(section.line),
+            None => self.document.whole(),
+        };
+        format!("{file}, [{}]", self.section)
+    }
+
+    /// The error for an option that stands nowhere and has to.
+    pub(super) fn lacks(&self, option: &str, wrong: Wrong) -> Error {
+        wrong.at(OP, &format!("{} {option}", self.place()))
+    }
+
     fn missing(&self, option: &str) -> Error {
         let place = self.describe(&self.document.whole(), self.section, option);
         Wrong::new("it is not set", "set it").at(OP, &place)
@@ -90,6 +120,14 @@ impl<'a> Scope<'a> {
         };
         let text = Scope::new(self.document, owner)
             .expand(raw, &mut vec![option.to_owned()])
+            .map_err(|wrong| match options::SECRET.contains(&option) {
+                // What looks like the name of an option is a part of a password.
+                true => Wrong::new(
+                    "a \"$\" in it refers to an option that cannot be found",
+                    "write \"$$\" for a dollar sign",
+                ),
+                false => wrong,
+            })
             .map_err(|wrong| wrong.at(OP, &place))?;
         Ok(Some(Setting {
             option,
@@ -147,6 +185,13 @@ impl<'a> Scope<'a> {
             Some((section, option)) => (&[section], option),
             None => (&[self.section, DEFAULT], name),
         };
+        let asked = trail.first().map_or("", String::as_str);
+        if options::SECRET.contains(&option) && !options::SECRET.contains(&asked) {
+            return Err(Wrong::new(
+                format!("it refers to ${name}, which is secret, and this is not"),
+                "write the value out",
+            ));
+        }
         let entry = sections.iter().find_map(|name| {
             let section: &Section = self.document.section(name)?;
             Some((section.name.as_str(), section.get(option)?.value.as_str()))
@@ -167,6 +212,21 @@ impl<'a> Scope<'a> {
 }
 
 impl Setting {
+    /// What a variable of the environment holds.
+    pub(super) fn of_variable(option: &'static str, environment: &Environment) -> Option<Self> {
+        Some(Self {
+            option,
+            text: environment.text(option)?,
+            place: format!("the environment's {option}"),
+            set: true,
+        })
+    }
+
+    /// Whether there is no text at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.text.is_empty()
+    }
+
     /// Turns the value into what it means.
     pub(super) fn parse<T>(&self, parse: impl FnOnce(&str) -> Result<T, Wrong>) -> Result<T> {
         parse(&self.text).map_err(|wrong| self.refuse(wrong))

@@ -3,10 +3,17 @@
 //!
 //! Must not know how any of this is sent.
 
+mod address;
+mod build;
+mod login;
+mod token;
+
 use super::Chunked;
 use crate::secret::Secret;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub(super) use build::build;
 
 /// Options of the driver `swift`.
 #[derive(Debug, Clone, PartialEq)]
@@ -146,6 +153,8 @@ pub enum Domain {
 /// Which of the object stores that a catalogue lists.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Endpoint {
+    /// The type of the service; without, `object-store`.
+    pub service_type: Option<String>,
     /// That of this region; without, the first.
     pub region: Option<String>,
     /// `public`, `internal` or `admin`; without, `public`.

@@ -20,6 +20,9 @@ const MAX_SIZE: u64 = i64::MAX as u64;
 /// Every block is hashed in one piece.
 const MAX_SHA_BLOCK: u64 = 1 << 30;
 
+/// Whoever tries so often waits for the deadline anyway.
+const MAX_ATTEMPTS: u32 = 1000;
+
 /// A listing that is older is of no use to anybody.
 const MAX_LIST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -115,6 +118,31 @@ pub(super) fn seconds(text: &str) -> Result<Duration, Wrong> {
                     MAX_LIST_TTL.as_secs()
                 ),
                 "write a number such as 5 or 0.5",
+            )
+        })
+}
+
+/// The longest that something may take: more than no time at all.
+pub(super) fn timeout(text: &str) -> Result<Duration, Wrong> {
+    match seconds(text)? {
+        Duration::ZERO => Err(Wrong::new(
+            format!("\"{text}\" is no time to do anything in"),
+            "write a number of seconds such as 60",
+        )),
+        time => Ok(time),
+    }
+}
+
+/// How often something is done once more.
+pub(super) fn attempts(text: &str) -> Result<u32, Wrong> {
+    text.trim()
+        .parse()
+        .ok()
+        .filter(|attempts| *attempts <= MAX_ATTEMPTS)
+        .ok_or_else(|| {
+            Wrong::new(
+                format!("\"{text}\" is not a number from 0 to {MAX_ATTEMPTS}"),
+                "write plain digits",
             )
         })
 }
@@ -241,13 +269,24 @@ pub(super) fn backend_name(text: &str) -> Result<(), Wrong> {
     ))
 }
 
+/// Text on a single line.
+pub(super) fn text(text: &str) -> Result<String, Wrong> {
+    single_line(text)?;
+    Ok(text.to_owned())
+}
+
 fn single_line(text: &str) -> Result<(), Wrong> {
     if text.contains(|c: char| c.is_control()) {
-        return Err(Wrong::new(
-            "it holds a line break or another control character",
-            "keep the next option clear of white space before it: a line that begins with \
-             such continues this one",
-        ));
+        return Err(line_break());
     }
     Ok(())
+}
+
+/// What is wrong with a value on several lines.
+pub(super) fn line_break() -> Wrong {
+    Wrong::new(
+        "it holds a line break or another control character",
+        "keep the next option clear of white space before it: a line that begins with \
+         such continues this one",
+    )
 }
