@@ -1,41 +1,516 @@
+//! What went wrong between us and a server, in words, and whether to try again.
+//!
+//! Knows errors of HTTP, of TLS and of the network. Must not know what was asked for, nor
+//! wait for anything.
+
 use crate::error::{Error, Kind};
-use reqwest::{StatusCode, header::HeaderMap};
-use std::time::Duration;
-#[derive(Clone)]
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::{StatusCode, Url};
+use rustls::CertificateError;
+use std::error::Error as StdError;
+use std::io;
+use std::time::{Duration, SystemTime};
+
+/// However long a server wants us to wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// A request that failed.
+#[derive(Debug, Clone)]
 pub(super) struct Failure {
+    /// For the user.
     pub error: Error,
+    /// For us.
     pub again: Again,
 }
-#[derive(Clone, Copy)]
+
+/// Whether the same request may do better later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Again {
+    /// No.
     Never,
+    /// A connection broke that was perhaps just idle for too long.
     Soon,
+    /// When the server has had time to recover.
     Backoff,
+    /// The server says when.
     After(Duration),
 }
-pub(super) fn reason_of(e: &dyn std::error::Error) -> String {
-    e.to_string()
+
+/// What kept a request from being answered.
+#[derive(Debug)]
+enum Trouble {
+    /// The server shows a certificate that we do not take.
+    Untrusted(String),
+    /// TLS failed in another way.
+    Tls(String),
+    /// Nobody listens.
+    Refused,
+    /// There is no way to there.
+    Unreachable,
+    /// The name is not known.
+    NoSuchHost,
+    /// Nothing came.
+    TimedOut,
+    /// The connection ended too early.
+    Broken(String),
+    /// Something that we do not know.
+    Other(String),
 }
+
 impl Failure {
+    /// A request that got no answer, or not all of it.
     pub fn of_transport(op: &'static str, subject: &str, e: &reqwest::Error) -> Self {
-        Failure {
-            error: Error::new(Kind::Unavailable, op, subject, e),
-            again: Again::Soon,
+        let host = e.url().map_or_else(|| "the server".to_owned(), host_of);
+        let up = "is the server up, and its address right?";
+        let (kind, again, reason, advice) = match trouble(e) {
+            Trouble::Untrusted(why) => (
+                Kind::Unavailable,
+                Again::Never,
+                format!("the certificate of {host} is not trusted ({why})"),
+                "name the certificate of its authority in backup_swift_ca_cert_file",
+            ),
+            Trouble::Tls(why) => (
+                Kind::Unavailable,
+                Again::Never,
+                format!("there is no TLS connection to {host} ({why})"),
+                "does the server speak https, and this version of it?",
+            ),
+            Trouble::Refused => (
+                Kind::Unavailable,
+                Again::Backoff,
+                format!("nobody answers at {host} (connection refused)"),
+                up,
+            ),
+            Trouble::Unreachable => (
+                Kind::Unavailable,
+                Again::Backoff,
+                format!("there is no way to {host} (network or host unreachable)"),
+                "is the network up, and the address right?",
+            ),
+            Trouble::NoSuchHost => (
+                Kind::Unavailable,
+                Again::Backoff,
+                format!("the name of {host} is not known"),
+                "is the address right, and does the name service (DNS) work?",
+            ),
+            Trouble::TimedOut => (
+                Kind::TimedOut,
+                Again::Backoff,
+                format!("no answer came from {host} in time"),
+                up,
+            ),
+            Trouble::Broken(why) => (
+                Kind::Unavailable,
+                Again::Soon,
+                format!("the connection to {host} broke ({why})"),
+                up,
+            ),
+            Trouble::Other(why) => (
+                Kind::Unavailable,
+                Again::Backoff,
+                format!("{host} could not be asked ({why})"),
+                up,
+            ),
+        };
+        Self {
+            error: Error::new(kind, op, subject, reason).advise(advice),
+            again,
         }
     }
-    pub fn of_status(op: &'static str, subject: &str, s: StatusCode, _h: &HeaderMap) -> Self {
-        Failure {
-            error: Error::new(
-                if s == 404 {
-                    Kind::NotFound
-                } else {
-                    Kind::Unavailable
-                },
-                op,
-                subject,
-                s,
+
+    /// A request that was answered with a status that is not that of success.
+    pub fn of_status(
+        op: &'static str,
+        subject: &str,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> Self {
+        let later = || match retry_after(headers) {
+            Some(wait) => Again::After(wait),
+            None => Again::Backoff,
+        };
+        let (kind, again, reason, advice) = match status.as_u16() {
+            401 => (
+                Kind::Denied,
+                Again::Never,
+                "the server does not take our login",
+                Some("has the token ended, or is it of another server?"),
             ),
-            again: Again::Backoff,
+            403 => (
+                Kind::Denied,
+                Again::Never,
+                "the server does not let us",
+                Some(
+                    "the user that logs in needs the right to do this in the project or container",
+                ),
+            ),
+            404 | 410 => (Kind::NotFound, Again::Never, "it is not there", None),
+            408 => (
+                Kind::Unavailable,
+                later(),
+                "the server waited for us too long",
+                None,
+            ),
+            409 | 423 => (
+                Kind::Unavailable,
+                later(),
+                "somebody else is changing it, or has just done so",
+                Some("are the clocks of the servers right?"),
+            ),
+            412 => (
+                Kind::Invalid,
+                Again::Never,
+                "the server does not take this name or this condition",
+                None,
+            ),
+            413 => (
+                Kind::Quota,
+                Again::Never,
+                "it is more than a quota of the account or container leaves, or than the server \
+                 takes in one object",
+                Some("remove something, or have the quota raised"),
+            ),
+            414 => (Kind::TooLong, Again::Never, "the name is too long", None),
+            416 => (
+                Kind::Invalid,
+                Again::Never,
+                "there is nothing at this place of it",
+                None,
+            ),
+            422 => (
+                Kind::Unavailable,
+                Again::Backoff,
+                "what arrived at the server was not what was sent",
+                None,
+            ),
+            // Swift's own number for the second.
+            429 | 498 => (
+                Kind::Unavailable,
+                later(),
+                "the server is asked for too much at once",
+                None,
+            ),
+            405 | 501 | 505 => (
+                Kind::Unsupported,
+                Again::Never,
+                "the server cannot do this",
+                Some("is the address that of a Swift?"),
+            ),
+            507 => (
+                Kind::NoSpace,
+                Again::Never,
+                "there is no room left in the store",
+                None,
+            ),
+            500.. => (
+                Kind::Unavailable,
+                later(),
+                "the server has a fault of its own",
+                Some("its log tells more"),
+            ),
+            300..400 => (
+                Kind::Unavailable,
+                Again::Never,
+                "the server sends us elsewhere, where we do not go with a token",
+                Some("write the address that it really has"),
+            ),
+            400..500 => (
+                Kind::Invalid,
+                Again::Never,
+                "the server does not understand this",
+                Some("is the address that of a Swift?"),
+            ),
+            _ => (
+                Kind::Unavailable,
+                Again::Backoff,
+                "the answer makes no sense",
+                Some("is the address that of a Swift?"),
+            ),
+        };
+        let error = Error::new(kind, op, subject, format!("{reason} ({status})"));
+        Self {
+            error: match advice {
+                Some(advice) => error.advise(advice),
+                None => error,
+            },
+            again,
         }
+    }
+}
+
+/// Why something failed, without where: addresses stand in what is around it, and some
+/// hold what is nobody's business.
+pub(super) fn reason_of(e: &(dyn StdError + 'static)) -> String {
+    match links(e).last() {
+        Some(innermost) => innermost.to_string(),
+        None => e.to_string(),
+    }
+}
+
+/// The host that was asked.
+fn host_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or("the server");
+    match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
+}
+
+/// How long the server wants to be left alone.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let until = httpdate::parse_http_date(text).ok()?;
+            // Now, or a moment ago by our own clock, is no wait at all.
+            until.duration_since(SystemTime::now()).ok()?
+        }
+    };
+    Some(wait.min(LONGEST_WAIT))
+}
+
+/// An error, what it comes from, what that comes from, and so on.
+fn links<'a>(
+    e: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(e), |&e| {
+        // What an error of input and output was made of is not its source: only the source
+        // of that is.
+        let inner = e.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        match inner {
+            Some(inner) => Some(inner as &(dyn StdError + 'static)),
+            None => e.source(),
+        }
+    })
+}
+
+fn trouble(e: &reqwest::Error) -> Trouble {
+    if let Some(tls) = links(e).find_map(|e| e.downcast_ref::<rustls::Error>()) {
+        return match tls {
+            rustls::Error::InvalidCertificate(why) => Trouble::Untrusted(words_for(why)),
+            // Whoever has no certificate at all that we could trust says it this way.
+            other => Trouble::Tls(other.to_string()),
+        };
+    }
+    if e.is_timeout() {
+        return Trouble::TimedOut;
+    }
+    let number = links(e).find_map(|e| Some(e.downcast_ref::<io::Error>()?.kind()));
+    match number {
+        Some(io::ErrorKind::ConnectionRefused) => Trouble::Refused,
+        Some(io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => {
+            Trouble::Unreachable
+        }
+        Some(io::ErrorKind::TimedOut) => Trouble::TimedOut,
+        _ if e.is_dns() => Trouble::NoSuchHost,
+        _ if e.is_connect() => Trouble::Other(reason_of(e)),
+        _ if e.is_request() || e.is_body() || e.is_decode() => Trouble::Broken(reason_of(e)),
+        _ => Trouble::Other(reason_of(e)),
+    }
+}
+
+fn words_for(why: &CertificateError) -> String {
+    match why {
+        CertificateError::UnknownIssuer => "it is signed by an unknown authority".to_owned(),
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "it has expired".to_owned()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "it is not valid yet".to_owned()
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "it is that of another name".to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reqwest::header::HeaderValue;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::Arc;
+    use std::thread;
+
+    /// Of 127.0.0.1, signed by itself, until 2126: made with `openssl req -x509 -newkey ec
+    /// -pkeyopt ec_paramgen_curve:P-256 -nodes -days 36500 -addext
+    /// subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE`.
+    const CERTIFICATE: &[u8] = include_bytes!("failure/certificate.pem");
+    const PRIVATE_KEY: &[u8] = include_bytes!("failure/key.pem");
+
+    fn of_status(status: u16, wait: Option<&str>) -> Failure {
+        let mut headers = HeaderMap::new();
+        if let Some(wait) = wait {
+            headers.insert(RETRY_AFTER, HeaderValue::from_str(wait).unwrap());
+        }
+        let status = StatusCode::from_u16(status).unwrap();
+        Failure::of_status("read object", "c/o", status, &headers)
+    }
+
+    #[test]
+    fn a_status_tells_what_it_is_and_whether_it_passes() {
+        for (status, kind, again) in [
+            (401, Kind::Denied, Again::Never),
+            (403, Kind::Denied, Again::Never),
+            (404, Kind::NotFound, Again::Never),
+            (408, Kind::Unavailable, Again::Backoff),
+            (409, Kind::Unavailable, Again::Backoff),
+            (412, Kind::Invalid, Again::Never),
+            (413, Kind::Quota, Again::Never),
+            (416, Kind::Invalid, Again::Never),
+            (418, Kind::Invalid, Again::Never),
+            (422, Kind::Unavailable, Again::Backoff),
+            (429, Kind::Unavailable, Again::Backoff),
+            (498, Kind::Unavailable, Again::Backoff),
+            (500, Kind::Unavailable, Again::Backoff),
+            (501, Kind::Unsupported, Again::Never),
+            (502, Kind::Unavailable, Again::Backoff),
+            (503, Kind::Unavailable, Again::Backoff),
+            (504, Kind::Unavailable, Again::Backoff),
+            (507, Kind::NoSpace, Again::Never),
+            (599, Kind::Unavailable, Again::Backoff),
+            (301, Kind::Unavailable, Again::Never),
+            (204, Kind::Unavailable, Again::Backoff),
+        ] {
+            let failure = of_status(status, None);
+            assert_eq!(failure.error.kind(), kind, "{status}");
+            assert_eq!(failure.again, again, "{status}");
+            let message = failure.error.to_string();
+            assert!(message.contains(&status.to_string()), "{message}");
+        }
+        let message = of_status(404, None).error.to_string();
+        assert_eq!(
+            message,
+            "cannot read object c/o: it is not there (404 Not Found)"
+        );
+    }
+
+    #[test]
+    fn a_server_says_when_to_come_again() {
+        let after = |seconds| Again::After(Duration::from_secs(seconds));
+        for status in [408, 429, 503] {
+            assert_eq!(of_status(status, Some("7")).again, after(7));
+            assert_eq!(of_status(status, Some("0")).again, after(0));
+            assert_eq!(of_status(status, Some("86400")).again, after(60));
+            assert_eq!(of_status(status, Some("soon")).again, Again::Backoff);
+            assert_eq!(of_status(status, Some("-1")).again, Again::Backoff);
+            let past = Some("Sun, 06 Nov 1994 08:49:37 GMT");
+            assert_eq!(of_status(status, past).again, Again::Backoff);
+            let later = SystemTime::now() + Duration::from_secs(3600);
+            let later = httpdate::fmt_http_date(later);
+            assert_eq!(of_status(status, Some(&later)).again, after(60));
+        }
+        assert_eq!(of_status(403, Some("7")).again, Again::Never);
+    }
+
+    async fn failed(address: &str) -> Failure {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder()
+            .tls_certs_only([])
+            .build()
+            .unwrap();
+        let error = client.get(address).send().await.unwrap_err();
+        Failure::of_transport("log in to", address, &error)
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    }
+
+    /// What comes of asking a server that treats its only client like this.
+    fn failed_at(scheme: &str, serve: impl FnOnce(TcpStream) + Send + 'static) -> (Failure, u16) {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = server.local_addr().unwrap().port();
+        let served = thread::spawn(move || serve(server.accept().unwrap().0));
+        let failure = runtime().block_on(failed(&format!("{scheme}://127.0.0.1:{port}/auth")));
+        served.join().unwrap();
+        (failure, port)
+    }
+
+    /// Takes a request and answers it with these bytes.
+    fn answer(mut client: TcpStream, answer: &str) {
+        let _ = client.read(&mut [0; 1000]).unwrap();
+        client.write_all(answer.as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn nobody_there_is_said_so() {
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = closed.local_addr().unwrap().port();
+        drop(closed);
+        let failure = runtime().block_on(failed(&format!("http://127.0.0.1:{port}/auth")));
+        assert_eq!(failure.again, Again::Backoff);
+        assert_eq!(failure.error.kind(), Kind::Unavailable);
+        assert_eq!(
+            failure.error.to_string(),
+            format!(
+                "cannot log in to http://127.0.0.1:{port}/auth: nobody answers at \
+                 127.0.0.1:{port} (connection refused); is the server up, and its address right?"
+            )
+        );
+    }
+
+    #[test]
+    fn a_name_that_nobody_knows_is_said_so() {
+        // No name has such a long part, which is known without asking.
+        let name = format!("{}.invalid", "a".repeat(64));
+        let failure = runtime().block_on(failed(&format!("http://{name}/auth")));
+        assert_eq!(failure.again, Again::Backoff);
+        let message = failure.error.to_string();
+        assert!(message.contains("invalid is not known"), "{message}");
+    }
+
+    #[test]
+    fn a_connection_that_breaks_is_tried_again_soon() {
+        for half in ["", "HTTP/1.1 200 OK\r\nContent-Len"] {
+            let (failure, port) = failed_at("http", move |client| answer(client, half));
+            assert_eq!(failure.again, Again::Soon, "{:?}", failure.error);
+            assert_eq!(failure.error.kind(), Kind::Unavailable);
+            let message = failure.error.to_string();
+            let broke = format!("the connection to 127.0.0.1:{port} broke");
+            assert!(message.contains(&broke), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_speaks_no_tls_is_said_so() {
+        let plain = |client| answer(client, "HTTP/1.1 400 Bad Request\r\n\r\n");
+        let (failure, port) = failed_at("https", plain);
+        assert_eq!(failure.again, Again::Never, "{:?}", failure.error);
+        let message = failure.error.to_string();
+        let why = format!("there is no TLS connection to 127.0.0.1:{port}");
+        assert!(message.contains(&why), "{message}");
+    }
+
+    #[test]
+    fn who_is_not_trusted_is_said_so() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let certificate = CertificateDer::from_pem_slice(CERTIFICATE).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(PRIVATE_KEY).unwrap();
+        let config = rustls::ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .unwrap();
+        let (failure, port) = failed_at("https", move |mut client| {
+            let mut tls = rustls::ServerConnection::new(Arc::new(config)).unwrap();
+            // The client breaks it off.
+            while tls.complete_io(&mut client).is_ok() && tls.is_handshaking() {}
+        });
+        assert_eq!(failure.again, Again::Never, "{:?}", failure.error);
+        assert_eq!(failure.error.kind(), Kind::Unavailable);
+        let message = failure.error.to_string();
+        let why = format!(
+            "the certificate of 127.0.0.1:{port} is not trusted (it is signed by an unknown \
+             authority); name the certificate of its authority in backup_swift_ca_cert_file"
+        );
+        assert!(message.contains(&why), "{message}");
     }
 }
