@@ -29,6 +29,8 @@ const STALLS_IN_TIME: u32 = 3;
 /// So long after a request failed for good, others are not repeated: a folder of a store
 /// that is down should not take a minute to say so, again and again.
 const DOWN: Duration = Duration::from_secs(5);
+/// So soon a token is asked for again when the old one was given, whose end is near.
+const SAME_TOKEN: Duration = Duration::from_millis(50);
 /// So long a refused login is not tried again: services lock users out who try too often.
 const REFUSED: Duration = Duration::from_secs(10);
 /// A second more for each so many bytes of a body: the least speed that is taken for one.
@@ -358,7 +360,12 @@ impl Account {
         }
         let refused = |failure: &Failure| matches!(failure.again, Again::Never);
         match timeout(self.patience(), log_in(&self.client, &self.login)).await {
-            Ok(Ok(session)) => {
+            Ok(Ok(mut session)) => {
+                // TempAuth gives the same token until it has ended, which is any moment now.
+                let is_same = |old: &Arc<Session>| old.token == session.token;
+                if session.renew_at.is_none() && entry.session.as_ref().is_some_and(is_same) {
+                    session.renew_at = Some(Instant::now() + SAME_TOKEN);
+                }
                 let session = Arc::new(session);
                 *entry = Entry {
                     number: entry.number + 1,
