@@ -161,7 +161,8 @@ pub struct Space {
 /// the store does not let us, `NoSpace`, `Unavailable` and `TimedOut`.
 #[async_trait]
 pub trait ObjectStore: Send + Sync + Debug {
-    /// Every container that holds an object whose name begins with `prefix`, sorted.
+    /// The containers, sorted: every one that holds an object whose name begins with
+    /// `prefix`, and, where to know that would take a question for each, others.
     async fn containers(&self, prefix: &str) -> Result<Vec<String>>;
 
     /// Containers, or what holds such, that we may not look into, and that were missing

@@ -23,6 +23,7 @@ use listing::Limits;
 use md5::{Digest, Md5};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, LAST_MODIFIED};
 use reqwest::{Method, StatusCode};
+use std::collections::HashSet;
 use std::fmt::{self, Debug};
 use std::ops::Range;
 use std::sync::Arc;
@@ -43,6 +44,8 @@ pub struct SwiftStore {
     container: String,
     storage_policy: Option<String>,
     limits: OnceCell<Limits>,
+    /// Containers of which it was said that they are missing.
+    missing: std::sync::Mutex<HashSet<String>>,
     writable: Mutex<Option<Instant>>,
     space: Mutex<Option<(Instant, Option<Space>)>>,
 }
@@ -66,6 +69,7 @@ impl SwiftStore {
             container: container.unwrap_or_else(|| "volumebackups".to_owned()),
             storage_policy: options.storage_policy.clone(),
             limits: OnceCell::new(),
+            missing: std::sync::Mutex::default(),
             writable: Mutex::default(),
             space: Mutex::default(),
         })

@@ -7,6 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::store::{Entry, Page, Select};
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
+use std::sync::PoisonError;
 
 /// A line of a listing.
 #[derive(Debug, Deserialize)]
@@ -52,9 +53,7 @@ impl SwiftStore {
         let answer = self.account.ask(&call).await?;
         match answer.status {
             StatusCode::NOT_FOUND => {
-                if select.after.is_none() {
-                    tracing::debug!("there is no container {container}");
-                }
+                self.tell_missing(container);
                 return Ok(Page::default());
             }
             StatusCode::PRECONDITION_FAILED | StatusCode::BAD_REQUEST => {
@@ -98,6 +97,18 @@ impl SwiftStore {
         let limit = self.limits().await.container_listing_limit;
         page.next = last.filter(|_| is_full(count, select.most, limit));
         Ok(page)
+    }
+
+    /// A container that is not there is empty, or mistyped: said once.
+    fn tell_missing(&self, container: &str) {
+        let mut told = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.insert(container.to_owned()) {
+            tracing::warn!(
+                "there is no container {container} at {}, so there are no backups in it; is \
+                 backup_swift_container right? The first backup makes it",
+                self.account.server()
+            );
+        }
     }
 
     /// Every container of the account.
