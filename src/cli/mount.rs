@@ -48,18 +48,22 @@ pub fn run(mut arguments: Arguments) -> Result<(), Failure> {
         }
         arguments.store.config = Some(config.clone());
     }
+    let is_parent = !arguments.foreground && !daemon::is_child();
+    if !is_parent {
+        let log_file = match (&options.log, arguments.foreground) {
+            (Some(file), _) => Some(file.clone()),
+            (None, false) => Some(log::default_file()),
+            (None, true) => None,
+        };
+        // Before the configuration is read: there may be something to say of it.
+        log::start(log_file.as_deref())?;
+        log::watch_for_faults();
+    }
     let wired = arguments.store.wire(options.memory)?;
     let folder = check_folder(&arguments.dir, &options, &wired).map_err(usage)?;
-    if !arguments.foreground && !daemon::is_child() {
+    if is_parent {
         return daemon::start_in_background().map_err(Failure::from);
     }
-    let log_file = match (&options.log, arguments.foreground) {
-        (Some(file), _) => Some(file.clone()),
-        (None, false) => Some(log::default_file()),
-        (None, true) => None,
-    };
-    log::start(log_file.as_deref())?;
-    log::watch_for_faults();
     serve(wired, &folder, &options).map_err(Failure::from)
 }
 

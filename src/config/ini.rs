@@ -118,17 +118,18 @@ impl Document {
         }
         let mut entries = self.sections().flat_map(Section::entries);
         let entry = entries.find(|entry| secret.contains(&entry.option.as_str()))?;
-        let who = if self.mode & 0o007 == 0 {
-            "its group"
+        let file = self.path.display();
+        let told = if self.mode & 0o007 == 0 {
+            "its group may read the file; see to it that nobody is in the group who must not \
+             log in there"
+                .to_owned()
         } else {
-            "everybody"
+            format!("everybody may read the file; run `chmod o= {file}`")
         };
         Some(format!(
-            "{}: {} stands there, and {who} may read the file; take that away with \
-             `chmod go= {}`",
+            "{}: {} stands there, and {told}",
             self.place(entry.line),
-            entry.option,
-            self.path.display()
+            entry.option
         ))
     }
 

@@ -168,15 +168,14 @@ async fn ask_keystone(
 async fn send(auth_url: &str, request: RequestBuilder) -> Result<Answer, Failure> {
     let failed = |e: reqwest::Error| {
         let failure = Failure::of_transport(OP, auth_url, &e);
-        let again = failure.again;
-        Failure {
-            error: match again {
-                Again::Never => failure.error,
-                _ => failure
+        match (failure.again, e.is_dns()) {
+            (Again::Never, _) | (_, true) => failure,
+            _ => Failure {
+                error: failure
                     .error
                     .advise("is the server up, and backup_swift_auth_url right?"),
+                ..failure
             },
-            again,
         }
     };
     let mut response = request.send().await.map_err(failed)?;
