@@ -40,7 +40,7 @@ pub(super) enum Again {
 #[derive(Debug)]
 enum Trouble {
     /// The server shows a certificate that we do not take.
-    Untrusted(String),
+    Untrusted(String, &'static str),
     /// TLS failed in another way.
     Tls(String),
     /// Nobody listens.
@@ -63,11 +63,11 @@ impl Failure {
         let host = e.url().map_or_else(|| "the server".to_owned(), host_of);
         let up = "is the server up, and its address right?";
         let (kind, again, reason, advice) = match trouble(e) {
-            Trouble::Untrusted(why) => (
+            Trouble::Untrusted(why, advice) => (
                 Kind::Unavailable,
                 Again::Never,
                 format!("the certificate of {host} is not trusted ({why})"),
-                "name the certificate of its authority in backup_swift_ca_cert_file",
+                advice,
             ),
             Trouble::Tls(why) => (
                 Kind::Unavailable,
@@ -288,9 +288,13 @@ fn links<'a>(
 fn trouble(e: &reqwest::Error) -> Trouble {
     if let Some(tls) = links(e).find_map(|e| e.downcast_ref::<rustls::Error>()) {
         return match tls {
-            rustls::Error::InvalidCertificate(why) => Trouble::Untrusted(words_for(why)),
-            // Whoever has no certificate at all that we could trust says it this way.
-            other => Trouble::Tls(other.to_string()),
+            rustls::Error::InvalidCertificate(why) => {
+                let (why, advice) = words_for(why);
+                Trouble::Untrusted(why, advice)
+            }
+            other if e.is_connect() => Trouble::Tls(other.to_string()),
+            // It worked before.
+            other => Trouble::Broken(other.to_string()),
         };
     }
     if e.is_timeout() {
@@ -310,20 +314,30 @@ fn trouble(e: &reqwest::Error) -> Trouble {
     }
 }
 
-fn words_for(why: &CertificateError) -> String {
-    match why {
-        CertificateError::UnknownIssuer => "it is signed by an unknown authority".to_owned(),
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "it has expired".to_owned()
-        }
+/// What is wrong with a certificate, and what to do about it.
+fn words_for(why: &CertificateError) -> (String, &'static str) {
+    let (what, advice) = match why {
+        CertificateError::UnknownIssuer => (
+            "it is signed by an unknown authority",
+            "name the certificate of its authority in backup_swift_ca_cert_file",
+        ),
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => (
+            "it has expired",
+            "have it renewed; or is the clock of this machine wrong?",
+        ),
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "it is not valid yet".to_owned()
+            ("it is not valid yet", "is the clock of this machine right?")
         }
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "it is that of another name".to_owned()
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => (
+            "it is that of another name",
+            "use the address with the name that the certificate is for",
+        ),
+        other => {
+            let advice = "have the server given another, or see backup_swift_ca_cert_file";
+            return (other.to_string(), advice);
         }
-        other => other.to_string(),
-    }
+    };
+    (what.to_owned(), advice)
 }
 
 #[cfg(test)]
