@@ -375,7 +375,7 @@ impl Account {
                 tracing::debug!("logged in to {}", self.server());
                 Ok((entry.number, session))
             }
-            Ok(Err(failure)) if refused(&failure) => {
+            Ok(Err(failure)) if refused(&failure) && known.is_none() => {
                 entry.session = None;
                 entry.refused = Some((Instant::now(), failure.clone()));
                 Err(failure)
