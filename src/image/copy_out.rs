@@ -18,6 +18,8 @@ use tokio::task::JoinSet;
 const SLICE: u64 = 2 << 20;
 /// Of what can be had from anywhere, a task takes so much.
 const TASK: u64 = 16 << 20;
+/// So many tasks copy that at a time: they wait for a store that may be far away.
+const WAITING_TASKS: usize = 8;
 /// Zeros inside of data are looked for in pieces of this size, and ranges of zeros are
 /// cut to it: no page and no block of a device is then in two hands.
 const PAGE: u64 = 4096;
@@ -67,9 +69,13 @@ pub async fn copy_out(
     let mut at = 0;
     let mut failure = None;
     loop {
-        // One more than there are cores: each waits for its store now and then.
-        while tasks.len() <= cores() && at < reader.size() && failure.is_none() {
-            let range = at..share(reader, at);
+        while at < reader.size() && failure.is_none() {
+            let (end, in_order) = share(reader, at);
+            // One more than there are cores: each waits for its store now and then.
+            if tasks.len() >= if in_order { cores() + 1 } else { WAITING_TASKS } {
+                break;
+            }
+            let range = at..end;
             at = range.end;
             let task = Task {
                 reader: Arc::clone(reader),
@@ -95,21 +101,25 @@ pub async fn copy_out(
     }
 }
 
-/// The end of the range from `at` on that one task takes.
-fn share(reader: &ImageReader, at: u64) -> u64 {
+/// The end of the range from `at` on that one task takes, and whether that can only be
+/// decoded from its beginning.
+fn share(reader: &ImageReader, at: u64) -> (u64, bool) {
     let mut end = at;
     while end < reader.size() {
         let (unit, in_order) = reader.content().unit(end);
         if in_order {
-            // What can only be decoded from its beginning is one task's work.
-            return if end == at { unit.end.max(at + 1) } else { end };
+            // That is one task's work.
+            return match end == at {
+                true => (unit.end.max(at + 1), true),
+                false => (end, false),
+            };
         }
         end = unit.end.clamp(end + 1, (at + TASK).max(end + 1));
         if end >= at + TASK {
             break;
         }
     }
-    end
+    (end, false)
 }
 
 struct Task {

@@ -14,7 +14,10 @@ const LEAST_STREAK: u64 = 256 << 10;
 /// Requests of one sequential reader arrive out of order by as much as this.
 const SLACK: u64 = 2 << 20;
 /// The window for objects any part of which can be had at once.
-const RANDOM_ACCESS_WINDOW: u64 = 16 << 20;
+const RANDOM_ACCESS_WINDOW: u64 = 32 << 20;
+/// So many tasks ask for those at a time, each for a slice. They compute little and wait
+/// for a store that may be far away: what is under way is to fill the window.
+const WAITING_TASKS: usize = 16;
 /// How much a task asks for at a time: what it has asked for is held by it as well as
 /// by the cache.
 const SLICE: u64 = 2 << 20;
@@ -67,8 +70,7 @@ impl Prefetch {
     /// The next range to read ahead, if there is one; it counts as begun.
     fn take(&self, reader: &ImageReader) -> Option<Range<u64>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        // One more than there are cores: each waits for its store now and then.
-        if state.streak < LEAST_STREAK || state.tasks > cores() {
+        if state.streak < LEAST_STREAK {
             return None;
         }
         let from = state.frontier.max(state.next);
@@ -79,6 +81,11 @@ impl Prefetch {
             return None;
         }
         let (unit, in_order) = reader.content().unit(from);
+        // One more than there are cores: each waits for its store now and then.
+        let most_tasks = if in_order { cores() + 1 } else { WAITING_TASKS };
+        if state.tasks >= most_tasks {
+            return None;
+        }
         let end = if !in_order {
             if from >= state.next + RANDOM_ACCESS_WINDOW {
                 return None;

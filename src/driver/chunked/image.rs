@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Hashed blocks larger than this are not used: a single one would fill the memory.
 pub const LARGEST_HASHED: u64 = 16 << 20;
 /// How much of an object that is stored as it is one task fetches.
-const UNIT_BYTES: u64 = 1 << 20;
+const UNIT_BYTES: u64 = 2 << 20;
 /// Objects whose decoder and check points are kept for who reads them next.
 const OBJECTS_KEPT: u64 = 16;
 /// How many digests of objects without a list of hashes are kept: 64 MiB of them, which

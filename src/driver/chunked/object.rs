@@ -5,7 +5,7 @@
 //! and finds what the one before has decoded in the sink.
 
 use super::digest::{digests, is_zero};
-use super::stream::{FEED_BYTES, Stored, Stream};
+use super::stream::{Stored, Stream};
 use crate::codec::{Checkpoint, Codec};
 use crate::driver::{Block, BlockKey, BlockSink, Progress};
 use crate::error::Result;
@@ -19,6 +19,9 @@ use std::ops::Range;
 use std::sync::{Arc, Weak};
 use tokio::sync::{Mutex, OnceCell};
 
+/// How much of an object that is stored as it is one request asks for: the more, the less
+/// the way to the store counts.
+const RANGE_BYTES: u64 = 4 << 20;
 /// How much is decoded in one step, at least.
 const STEP_BYTES: u64 = 512 << 10;
 /// How far apart check points are, at least, and how many there are, at most.
@@ -131,7 +134,6 @@ impl Object {
         cut: Cut,
         sink: &dyn BlockSink,
     ) -> Result<Vec<(BlockKey, Block)>> {
-        self.check_stored_size().await?;
         let mut blocks = Vec::new();
         let mut at = range.start;
         while at < range.end {
@@ -140,14 +142,18 @@ impl Object {
                 at += 1;
                 continue;
             }
-            let most = (FEED_BYTES / u64::from(cut.block_size)).max(1);
+            let most = (RANGE_BYTES / u64::from(cut.block_size)).max(1);
             let mut end = at + 1;
             while end < range.end.min(at + most) && sink.get(&self.block_key(cut, end)).is_none() {
                 end += 1;
             }
             let first = at * u64::from(cut.block_size);
             let last = (end * u64::from(cut.block_size)).min(self.length);
-            let data = self.stored.read(first..last).await?;
+            // At the same time: each may take a way to the store and back.
+            let read = self.stored.read(first..last);
+            let (checked, data) = tokio::join!(self.check_stored_size(), read);
+            checked?;
+            let data = data?;
             if data.len() as u64 != last.saturating_sub(first) {
                 return Err(self.stored.corrupt("it became shorter while it was read"));
             }
@@ -289,13 +295,12 @@ impl Object {
             return Ok(false);
         }
         let mut sum = Md5::new();
-        let mut at = 0;
+        let mut source = self.stored.from(0);
         loop {
-            let piece = self.stored.read(at..at + FEED_BYTES).await?;
+            let piece = source.next(&self.stored).await?;
             if piece.is_empty() {
                 return Ok(<[u8; 16]>::from(sum.finalize()) == self.md5);
             }
-            at += piece.len() as u64;
             sum = blocking(move || {
                 sum.update(&piece);
                 Ok(sum)

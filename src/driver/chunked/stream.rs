@@ -4,7 +4,7 @@
 use crate::codec::{Checkpoint, Codec, Decoder};
 use crate::error::{Error, Kind, Result};
 use crate::format::BackupName;
-use crate::store::ObjectStore;
+use crate::store::{self, ObjectStore, ObjectStream};
 use crate::task::blocking;
 use bytes::Bytes;
 use std::fmt;
@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// How much of a stored object is read at a time.
-pub const FEED_BYTES: u64 = 1 << 20;
+const FEED_BYTES: u64 = 1 << 20;
 
 /// An object as it lies in the store. Its errors name it and its backup.
 #[derive(Debug)]
@@ -63,16 +63,39 @@ impl Stored {
         let read = self.store.read(&self.container, &self.name, range).await;
         read.map_err(|e| self.name_it(e))
     }
+
+    /// All of it from `offset` on. For a store behind a network that is less work than
+    /// many ranges.
+    pub fn from(&self, offset: u64) -> Source {
+        Source(store::stream(
+            &self.store,
+            &self.container,
+            &self.name,
+            offset,
+        ))
+    }
+}
+
+/// The bytes of a stored object, one after the other.
+pub struct Source(Box<dyn ObjectStream>);
+
+impl Source {
+    /// The next piece of `stored`, which it was made of; nothing at its end.
+    pub async fn next(&mut self, stored: &Stored) -> Result<Bytes> {
+        let piece = self.0.next(FEED_BYTES).await;
+        piece.map_err(|e| stored.name_it(e))
+    }
 }
 
 /// A decoder and its place in the stored object. On failure it is gone with its state:
 /// whoever reads the object next begins anew.
 pub struct Stream {
     decoder: Decoder,
+    source: Source,
     /// What has been read and not decoded yet.
     input: Bytes,
-    /// Where in the stored object the next piece begins.
-    next: u64,
+    /// How much has been read.
+    taken: u64,
     /// Room for decoded data: clearing a new one for each step would cost time.
     room: Vec<u8>,
 }
@@ -95,8 +118,9 @@ impl Stream {
         };
         Ok(Self {
             decoder: decoder.map_err(|e| stored.name_it(e))?,
+            source: stored.from(checkpoint.map_or(0, Checkpoint::input_offset)),
             input: Bytes::new(),
-            next: checkpoint.map_or(0, Checkpoint::input_offset),
+            taken: 0,
             room: Vec::new(),
         })
     }
@@ -133,7 +157,7 @@ impl Stream {
             if self.input.is_empty() && filled < length {
                 self.feed(stored).await?;
             }
-            let before = (self.next, self.input.len(), filled);
+            let before = (self.taken, self.input.len(), filled);
             let made;
             (self, filled, use_data, made) = blocking(move || {
                 self.room.resize(length, 0);
@@ -147,7 +171,7 @@ impl Stream {
             if let Some(made) = made {
                 return Ok((self, made));
             }
-            if before == (self.next, self.input.len(), filled) {
+            if before == (self.taken, self.input.len(), filled) {
                 let position = self.position();
                 return Err(stored.corrupt(format!("its data ends after {position} bytes")));
             }
@@ -175,9 +199,8 @@ impl Stream {
 
     /// Reads the next piece of the stored object; `false` at its end.
     async fn feed(&mut self, stored: &Stored) -> Result<bool> {
-        let piece = stored.read(self.next..self.next + FEED_BYTES).await?;
-        self.next += piece.len() as u64;
-        self.input = piece;
+        self.input = self.source.next(stored).await?;
+        self.taken += self.input.len() as u64;
         Ok(!self.input.is_empty())
     }
 
