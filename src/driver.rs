@@ -109,7 +109,9 @@ pub enum Basis {
 /// One backend.
 #[async_trait]
 pub trait BackupDriver: Send + Sync + Debug {
-    /// Ids of all volumes that have a finished backup, sorted.
+    /// Ids of all volumes that have a finished backup, sorted. Where it would cost too much
+    /// to find out, there may be some among them that have none: objects of a backup that
+    /// was never finished, or that somebody has just deleted.
     async fn volumes(&self) -> Result<Vec<String>>;
 
     /// The finished backups of a volume, in no particular order. May be as old as the

@@ -10,6 +10,7 @@ mod encode;
 mod garbage;
 mod hashlist;
 mod image;
+mod listing;
 mod numbers;
 mod object;
 mod open;
@@ -33,16 +34,22 @@ use crate::error::{Error, Kind, Result};
 use crate::format::{BackupName, Layout, Metadata};
 use crate::store::{ObjectStore, posix::PosixStore, swift::SwiftStore};
 use async_trait::async_trait;
+use bytes::Bytes;
 use catalog::Catalog;
 pub use digest::{digests, is_zero};
 use image::OpenObjects;
+use std::collections::BTreeSet;
 use std::fmt::{self, Debug};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use summary::read_metadata_text;
+use tokio::task::JoinSet;
 use writer::ChunkedSink;
 use writing::{DeletingSign, Writing};
+
+/// Objects that are removed at a time.
+const DELETIONS: usize = 16;
 
 /// How a chunked driver keeps what it writes, and how it reads.
 #[derive(Debug, Clone)]
@@ -167,11 +174,18 @@ impl ChunkedDriver {
     }
 
     /// From here on a backup does not exist any more, unless others are built on it.
-    async fn withdraw_named(&self, backup: &Backup) -> Result<(Arc<BackupName>, DeletingSign)> {
+    /// Gives its name, and the numbers of the objects that its metadata has named.
+    async fn withdraw_named(
+        &self,
+        backup: &Backup,
+    ) -> Result<(Arc<BackupName>, DeletingSign, Vec<u64>)> {
         let _alone = self.shared.writing.delete().await;
         let (name, sign) = self.begin_deleting(backup).await?;
-        self.delete_unless_built_on(backup, &name).await?;
-        Ok((name, sign))
+        let text = self.delete_unless_built_on(backup, &name).await?;
+        let metadata = text.and_then(|text| Metadata::parse(&name, &text));
+        let objects = metadata.map_or_else(|_| Vec::new(), |metadata| metadata.objects);
+        let numbers = objects.iter().map(|entry| entry.number).collect();
+        Ok((name, sign, numbers))
     }
 
     /// The name of a backup that may be deleted, and the sign that it is being.
@@ -181,7 +195,7 @@ impl ChunkedDriver {
         let name = catalog.name_of(backup).await?;
         let sign = DeletingSign::begin(&self.shared, &backup.id).await;
         // Only now: what another program has built on it until then counts, too.
-        catalog.forget_listing().await;
+        catalog.forget_listing_of(&backup.volume_id).await;
         let others = catalog.backups(&backup.volume_id).await?;
         refuse_if_built_on(backup, &others)?;
         self.refuse_if_hidden(backup)?;
@@ -189,22 +203,27 @@ impl ChunkedDriver {
     }
 
     /// From here on a backup does not exist any more, unless another program has built on
-    /// it a moment ago: where a store has no claims, only that shows it.
-    async fn delete_unless_built_on(&self, backup: &Backup, name: &BackupName) -> Result<()> {
+    /// it a moment ago: where a store has no claims, only that shows it. Gives the text of
+    /// its metadata, if that could be read.
+    async fn delete_unless_built_on(
+        &self,
+        backup: &Backup,
+        name: &BackupName,
+    ) -> Result<Result<Bytes>> {
         let Shared { store, catalog, .. } = &*self.shared;
         let text = read_metadata_text(store.as_ref(), name).await;
         delete_metadata(&self.shared, name).await?;
-        catalog.forget_listing().await;
+        catalog.forget_listing_of(&backup.volume_id).await;
         let others = catalog.backups(&backup.volume_id).await;
         let refused = others.and_then(|others| refuse_if_built_on(backup, &others));
         catalog.removed(name).await;
-        if let (Err(_), Ok(text)) = (&refused, text) {
-            let body = crate::store::Body::Bytes(text);
+        if let (Err(_), Ok(text)) = (&refused, &text) {
+            let body = crate::store::Body::Bytes(text.clone());
             store.put(&name.container, &name.metadata(), body).await?;
             store.sync(&name.container).await?;
             catalog.changed(name).await;
         }
-        refused
+        refused.map(|()| text)
     }
 
     /// Where we may not look, there may be backups that are built on it.
@@ -298,8 +317,11 @@ impl BackupDriver for ChunkedDriver {
 
     async fn delete(&self, backup: &Backup) -> Result<()> {
         let shared = &self.shared;
-        let (name, _sign) = self.withdraw_named(backup).await?;
-        delete_objects(shared, &name).await
+        let (name, _sign, numbers) = self.withdraw_named(backup).await?;
+        let deleted = delete_objects(shared, &name, &numbers).await;
+        // A listing of the volumes may have seen what was left of it until now.
+        shared.catalog.removed(&name).await;
+        deleted
     }
 
     async fn withdraw(&self, backup: &Backup) -> Result<()> {
@@ -378,14 +400,17 @@ fn refuse_if_built_on(backup: &Backup, others: &[Arc<Backup>]) -> Result<()> {
 }
 
 /// Removes all objects of a backup, the one that makes it exist first: what is left
-/// after a crash is then no backup, and `gc` finds it.
-async fn delete_objects(shared: &Shared, name: &BackupName) -> Result<()> {
-    let store = &shared.store;
+/// after a crash is then no backup, and `gc` finds it. A listing may not show all of them
+/// yet: `numbers` are those of chunks that it has, or had.
+async fn delete_objects(shared: &Shared, name: &BackupName, numbers: &[u64]) -> Result<()> {
     delete_metadata(shared, name).await?;
     let clear = async {
-        for entry in store.list(&name.container, &name.prefix).await? {
-            missing_is_fine(store.delete(&name.container, &entry.name).await)?;
-        }
+        let store = &shared.store;
+        let listed = store.list(&name.container, &name.prefix).await?;
+        let mut objects: BTreeSet<String> = listed.into_iter().map(|entry| entry.name).collect();
+        objects.extend(numbers.iter().map(|number| name.chunk(*number)));
+        objects.insert(name.sha256file());
+        delete_all(store, &name.container, objects).await?;
         store.remove_container(&name.container).await
     };
     if let Err(e) = clear.await {
@@ -395,4 +420,29 @@ async fn delete_objects(shared: &Shared, name: &BackupName) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Removes objects, several at a time: over a network, each takes a moment. One that
+/// cannot be removed does not keep the others.
+async fn delete_all(
+    store: &Arc<dyn ObjectStore>,
+    container: &str,
+    objects: BTreeSet<String>,
+) -> Result<()> {
+    let mut waiting = objects.into_iter();
+    let mut deletions = JoinSet::new();
+    let mut result = Ok(());
+    loop {
+        while deletions.len() < DELETIONS
+            && let Some(object) = waiting.next()
+        {
+            let (store, container) = (Arc::clone(store), container.to_owned());
+            deletions.spawn(async move { store.delete(&container, &object).await });
+        }
+        match deletions.join_next().await {
+            None => return result,
+            Some(Ok(deleted)) => result = result.and(missing_is_fine(deleted)),
+            Some(Err(e)) => result = result.and(Err(listing::lost(e))),
+        }
+    }
 }

@@ -14,6 +14,8 @@ pub const SHA256FILE_SUFFIX: &str = "_sha256file";
 
 /// File names end here on every file system that matters.
 const LONGEST_NAME: usize = 255;
+/// Of a UUID in the form with hyphens.
+const UUID_LENGTH: usize = 36;
 
 /// How a driver of Cinder names containers and prefixes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,6 +154,23 @@ impl BackupName {
             backup_id: backup_id.to_owned(),
             stamp: stamp.to_owned(),
         })
+    }
+
+    /// The backup of which all names that begin with `start` are chunks: its prefix, a
+    /// hyphen and digits. `None` when other names may begin so, too: a UUID, as Cinder's
+    /// ids are, is the beginning of no other id, but half of one reads like an id as well.
+    pub fn of_chunks(layout: Layout, container: &str, start: &str) -> Option<Self> {
+        let (prefix, digits) = start.rsplit_once('-')?;
+        let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        let name = Self::of_prefix(layout, container, prefix).filter(|_| is_number)?;
+        let is_whole =
+            name.backup_id.len() == UUID_LENGTH && uuid::Uuid::try_parse(&name.backup_id).is_ok();
+        is_whole.then_some(name)
+    }
+
+    /// What sorts behind the names of all chunks, and before all other names of the backup.
+    pub fn behind_chunks(&self) -> String {
+        format!("{}-~", self.prefix)
     }
 
     /// The object that makes the backup exist.
@@ -293,6 +312,34 @@ mod tests {
             name.metadata(),
         ] {
             assert_eq!(name.chunk_number(&object), None, "{object}");
+        }
+    }
+
+    #[test]
+    fn tells_the_chunks_of_a_backup_by_their_common_beginning() {
+        let id = "1a2b3c4d-0123-4567-89ab-00000000000f";
+        for zone in ["nova", "az-0", "a_b-00"] {
+            let name = BackupName::new_swift("c", zone, "v", id, "20261121003832");
+            for digits in ["0", "0000", "00001", "123456"] {
+                let start = format!("{}-{digits}", name.prefix);
+                let found = BackupName::of_chunks(Layout::Swift, "c", &start);
+                assert_eq!(found.as_ref(), Some(&name), "{start}");
+            }
+            assert!(name.chunk(u64::MAX) < name.behind_chunks());
+            assert!(name.behind_chunks() < name.metadata());
+            assert!(name.behind_chunks() < name.sha256file());
+            for start in [
+                name.prefix.clone(),
+                format!("{}-", name.prefix),
+                format!("{}-0x", name.prefix),
+                name.metadata(),
+                // The id and the zone hold what chunks begin with.
+                name.prefix.replace("123-4567-89ab-00000000000f", ""),
+                format!("volume_v/20261121003832/az_{zone}-0"),
+            ] {
+                let found = BackupName::of_chunks(Layout::Swift, "c", &start);
+                assert_eq!(found, None, "{start}");
+            }
         }
     }
 

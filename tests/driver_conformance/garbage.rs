@@ -6,6 +6,7 @@ use crate::{Place, chunk, store_all};
 use cinderfs::driver::chunked::Options;
 use cinderfs::driver::{BackupDriver, Basis, Garbage, GarbageKind};
 use cinderfs::error::Kind;
+use cinderfs::format::Layout;
 use cinderfs::store::ObjectStore;
 use serde_json::json;
 use std::time::Duration;
@@ -152,6 +153,11 @@ pub async fn leaves_alone_what_may_be_of_another_backup(place: &Place) {
         rooms.driver.sweep(&garbage).await.unwrap();
     }
     for more in ["", "b", "-00002"] {
+        // Where listings fold, an id that begins with a whole one of Cinder's and goes on
+        // as a chunk does is taken for a chunk: not listed, and left alone all the same.
+        if more == "-00002" && place.layout == Layout::Swift {
+            continue;
+        }
         let id = format!("{}{more}", made.id);
         assert!(
             rooms.read_all("v", &id).await.unwrap() == made.image,

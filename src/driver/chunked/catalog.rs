@@ -1,16 +1,19 @@
 //! Which finished backups there are, and what a listing shows of each.
 //!
-//! Names come from a listing of the store, which is repeated after `list_ttl`. What a
-//! metadata object says is kept for as long as the store reports the same version of it.
+//! Names come from a listing of the store, which is repeated after `list_ttl`: one of
+//! everything in the layout Posix, one for each volume that is asked for in the layout
+//! Swift. What a metadata object says is kept for as long as the store reports the same
+//! version of it.
 
 use super::Options;
+use super::listing::{Listing, lost};
 use super::summary::{Known, Summarized, Summarizer, Summary};
 use crate::driver::Backup;
 use crate::error::{Error, Kind, Result};
 use crate::format::{BackupName, Layout, Metadata};
-use crate::store::ObjectStore;
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use crate::store::{Entry, ObjectStore};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -19,6 +22,8 @@ use tokio::task::JoinSet;
 pub const ANY_BACKUP: &str = "volume_";
 /// Metadata objects that are read at a time.
 const LOOKS: usize = 16;
+/// For so long a listing of Swift's may not show yet what was done.
+const SETTLING: Duration = Duration::from_secs(600);
 
 /// See the module's page.
 #[derive(Debug)]
@@ -26,11 +31,18 @@ pub struct Catalog {
     summarizer: Arc<Summarizer>,
     layout: Layout,
     list_ttl: Duration,
-    state: Mutex<State>,
+    listing: Arc<Listing>,
+    /// What is listed at a time has a lock of its own, so that nobody waits for a listing
+    /// who does not need it. By volume; in the layout Posix there is one for all.
+    parts: StdMutex<HashMap<String, Arc<Mutex<Part>>>>,
+    /// The volumes of the layout Swift. Its lock may be held when that of a part is taken,
+    /// not the other way round.
+    folders: Mutex<Folders>,
 }
 
+/// The backups that are listed at a time.
 #[derive(Debug, Default)]
-struct State {
+struct Part {
     /// When the store was listed.
     listed: Option<Instant>,
     /// The names of all finished backups, by volume.
@@ -39,6 +51,18 @@ struct State {
     backups: HashMap<String, Vec<Arc<Backup>>>,
     /// What metadata objects say.
     known: HashMap<Arc<BackupName>, Known>,
+    /// When we ourselves have stored a metadata object.
+    stored: HashMap<Arc<BackupName>, Instant>,
+}
+
+/// The volumes of the layout Swift.
+#[derive(Debug, Default)]
+struct Folders {
+    /// When the store was listed.
+    listed: Option<Instant>,
+    volumes: BTreeSet<String>,
+    /// When we ourselves have stored a backup of a volume.
+    stored: HashMap<String, Instant>,
 }
 
 /// A finished backup of the listing.
@@ -59,29 +83,44 @@ impl Catalog {
             }),
             layout: options.layout,
             list_ttl: options.list_ttl,
-            state: Mutex::default(),
+            listing: Arc::new(Listing::new(store)),
+            parts: StdMutex::default(),
+            folders: Mutex::default(),
         }
     }
 
-    /// Ids of all volumes that have a backup.
+    /// Ids of all volumes that have a backup. In the layout Swift, one that has only
+    /// objects of unfinished backups is among them.
     pub async fn volumes(&self) -> Result<Vec<String>> {
-        let mut state = self.state.lock().await;
-        self.refresh(&mut state).await?;
-        let held = state.volumes.iter().filter(|(_, names)| !names.is_empty());
-        Ok(held.map(|(volume, _)| volume.clone()).collect())
+        match self.layout {
+            Layout::Posix => {
+                let part = self.part_of("");
+                let mut part = part.lock().await;
+                self.refresh(&mut part, "").await?;
+                let held = part.volumes.iter().filter(|(_, names)| !names.is_empty());
+                Ok(held.map(|(volume, _)| volume.clone()).collect())
+            }
+            Layout::Swift => {
+                let mut folders = self.folders.lock().await;
+                self.refresh_folders(&mut folders).await?;
+                Ok(folders.volumes.iter().cloned().collect())
+            }
+        }
     }
 
     /// The backups of a volume.
     pub async fn backups(&self, volume_id: &str) -> Result<Vec<Arc<Backup>>> {
-        let mut state = self.state.lock().await;
-        self.refresh(&mut state).await?;
-        self.backups_of(&mut state, volume_id).await
+        let part = self.part_of(volume_id);
+        let mut part = part.lock().await;
+        self.refresh(&mut part, volume_id).await?;
+        self.backups_of(&mut part, volume_id).await
     }
 
     /// One backup, as it is now.
     pub async fn backup(&self, name: &BackupName) -> Result<Arc<Backup>> {
-        let mut state = self.state.lock().await;
-        let backups = self.backups_of(&mut state, &name.volume_id).await?;
+        let part = self.part_of(&name.volume_id);
+        let mut part = part.lock().await;
+        let backups = self.backups_of(&mut part, &name.volume_id).await?;
         let found = backups
             .into_iter()
             .find(|b| b.service_metadata == name.prefix);
@@ -90,16 +129,16 @@ impl Catalog {
 
     /// Where a backup lies.
     pub async fn name_of(&self, backup: &Backup) -> Result<Arc<BackupName>> {
-        let state = self.state.lock().await;
-        find(&state, backup)
-            .cloned()
-            .ok_or_else(|| gone(&backup.id))
+        let part = self.part_of(&backup.volume_id);
+        let part = part.lock().await;
+        find(&part, backup).cloned().ok_or_else(|| gone(&backup.id))
     }
 
     /// A backup and all that it is built on, the newest first.
     pub async fn chain(&self, backup: &Backup) -> Result<Vec<Arc<BackupName>>> {
-        let mut state = self.state.lock().await;
-        let backups = self.backups_of(&mut state, &backup.volume_id).await?;
+        let part = self.part_of(&backup.volume_id);
+        let mut part = part.lock().await;
+        let backups = self.backups_of(&mut part, &backup.volume_id).await?;
         let by_id: HashMap<&str, &Arc<Backup>> = backups
             .iter()
             .map(|backup| (backup.id.as_str(), backup))
@@ -111,11 +150,7 @@ impl Catalog {
             if !seen.insert(layer.id.clone()) {
                 return Err(circular(backup));
             }
-            chain.push(
-                find(&state, layer)
-                    .cloned()
-                    .ok_or_else(|| gone(&layer.id))?,
-            );
+            chain.push(find(&part, layer).cloned().ok_or_else(|| gone(&layer.id))?);
             next = match &layer.parent_id {
                 None => None,
                 Some(parent) => {
@@ -129,68 +164,160 @@ impl Catalog {
 
     /// A backup was published, or its metadata rewritten.
     pub async fn changed(&self, name: &BackupName) {
-        let mut state = self.state.lock().await;
-        state.known.remove(name);
-        state.backups.remove(&name.volume_id);
-        let listed = state.volumes.entry(name.volume_id.clone()).or_default();
+        let part = self.part_of(&name.volume_id);
+        let mut part = part.lock().await;
+        part.known.remove(name);
+        part.backups.remove(&name.volume_id);
+        let shared = Arc::new(name.clone());
+        let listed = part.volumes.entry(name.volume_id.clone()).or_default();
         match listed.iter_mut().find(|listed| *listed.name == *name) {
             Some(listed) => listed.version = None,
             None => listed.push(Listed {
-                name: Arc::new(name.clone()),
+                name: Arc::clone(&shared),
                 version: None,
             }),
+        }
+        if self.layout == Layout::Swift {
+            part.stored.insert(shared, Instant::now());
+            drop(part);
+            let mut folders = self.folders.lock().await;
+            folders.volumes.insert(name.volume_id.clone());
+            let stored = &mut folders.stored;
+            stored.insert(name.volume_id.clone(), Instant::now());
         }
     }
 
     /// A backup was deleted.
     pub async fn removed(&self, name: &BackupName) {
-        let mut state = self.state.lock().await;
-        state.known.remove(name);
-        state.backups.remove(&name.volume_id);
-        if let Some(listed) = state.volumes.get_mut(&name.volume_id) {
-            listed.retain(|listed| *listed.name != *name);
+        let part = self.part_of(&name.volume_id);
+        let mut part = part.lock().await;
+        part.known.remove(name);
+        part.stored.remove(name);
+        part.backups.remove(&name.volume_id);
+        let Some(listed) = part.volumes.get_mut(&name.volume_id) else {
+            return;
+        };
+        listed.retain(|listed| *listed.name != *name);
+        if listed.is_empty() && self.layout == Layout::Swift {
+            drop(part);
+            let mut folders = self.folders.lock().await;
+            folders.volumes.remove(&name.volume_id);
+            folders.stored.remove(&name.volume_id);
         }
     }
 
     /// The next question is answered from the store, however young the listing is.
     pub async fn forget_listing(&self) {
-        self.state.lock().await.listed = None;
+        let parts: Vec<_> = self.lock_parts().values().cloned().collect();
+        for part in parts {
+            part.lock().await.listed = None;
+        }
+        self.folders.lock().await.listed = None;
     }
 
-    async fn refresh(&self, state: &mut State) -> Result<()> {
-        if state.listed.is_some_and(|at| at.elapsed() < self.list_ttl) {
+    /// The next question about the backups of a volume is answered from the store.
+    pub async fn forget_listing_of(&self, volume_id: &str) {
+        self.part_of(volume_id).lock().await.listed = None;
+    }
+
+    fn lock_parts(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Mutex<Part>>>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn part_of(&self, volume_id: &str) -> Arc<Mutex<Part>> {
+        let key = match self.layout {
+            Layout::Posix => "",
+            Layout::Swift => volume_id,
+        };
+        let mut parts = self.lock_parts();
+        if let Some(part) = parts.get(key) {
+            return Arc::clone(part);
+        }
+        Arc::clone(parts.entry(key.to_owned()).or_default())
+    }
+
+    fn is_fresh(&self, listed: Option<Instant>) -> bool {
+        listed.is_some_and(|at| at.elapsed() < self.list_ttl)
+    }
+
+    async fn refresh_folders(&self, folders: &mut Folders) -> Result<()> {
+        if self.is_fresh(folders.listed) {
             return Ok(());
         }
-        let mut volumes: BTreeMap<String, Vec<Listed>> = BTreeMap::new();
-        let mut all = HashSet::new();
-        let store = &self.summarizer.store;
-        for container in store.containers(ANY_BACKUP).await? {
-            for entry in store.list(&container, ANY_BACKUP).await? {
-                let Some(name) = BackupName::of_metadata(self.layout, &container, &entry.name)
-                else {
-                    continue;
-                };
-                let name = Arc::new(name);
-                all.insert(Arc::clone(&name));
-                let volume = volumes.entry(name.volume_id.clone()).or_default();
-                volume.push(Listed {
-                    name,
-                    version: entry.version,
-                });
+        let mut volumes = self.listing.volumes().await?;
+        folders.stored.retain(|_, at| at.elapsed() < SETTLING);
+        for volume in folders.stored.keys() {
+            // What we have just stored may not be listed yet, or be deleted.
+            if !volumes.contains(volume)
+                && !self.backups(volume).await.is_ok_and(|held| held.is_empty())
+            {
+                volumes.insert(volume.clone());
             }
         }
-        state.known.retain(|name, _| all.contains(name));
-        state.volumes = volumes;
-        state.backups.clear();
-        state.listed = Some(Instant::now());
+        folders.volumes = volumes;
+        folders.listed = Some(Instant::now());
         Ok(())
     }
 
-    async fn backups_of(&self, state: &mut State, volume_id: &str) -> Result<Vec<Arc<Backup>>> {
-        if let Some(known) = state.backups.get(volume_id) {
+    async fn refresh(&self, part: &mut Part, volume_id: &str) -> Result<()> {
+        if self.is_fresh(part.listed) {
+            return Ok(());
+        }
+        let found = match self.layout {
+            Layout::Posix => self.list_all().await?,
+            Layout::Swift => self.list_volume(part, volume_id).await?,
+        };
+        let all: HashSet<&Arc<BackupName>> = found.iter().map(|listed| &listed.name).collect();
+        part.known.retain(|name, _| all.contains(name));
+        part.volumes.clear();
+        for listed in found {
+            let volume = listed.name.volume_id.clone();
+            part.volumes.entry(volume).or_default().push(listed);
+        }
+        part.backups.clear();
+        part.listed = Some(Instant::now());
+        Ok(())
+    }
+
+    async fn list_all(&self) -> Result<Vec<Listed>> {
+        let store = &self.summarizer.store;
+        let mut found = Vec::new();
+        for container in store.containers(ANY_BACKUP).await? {
+            for Entry { name, version } in store.list(&container, ANY_BACKUP).await? {
+                let name = BackupName::of_metadata(self.layout, &container, &name);
+                found.extend(name.map(Arc::new).map(|name| Listed { name, version }));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Swift's listings tell late what was done, and old ones may come after new ones.
+    /// What we have stored ourselves counts until then, if a look at it says so.
+    async fn list_volume(&self, part: &mut Part, volume_id: &str) -> Result<Vec<Listed>> {
+        let known = part.known.values();
+        let known = known.filter_map(|known| known.summary.as_ref().ok());
+        let known: Vec<&Backup> = known.map(|summary| &summary.backup).collect();
+        let mut found = self.listing.backups(volume_id, &known).await?;
+        part.stored.retain(|_, at| at.elapsed() < SETTLING);
+        for name in part.stored.keys() {
+            let version = found.entry(BackupName::clone(name)).or_default();
+            let is_as_known = |known: &Known| Some(&known.version) == version.as_ref();
+            if !part.known.get(name).is_some_and(is_as_known) {
+                *version = None;
+            }
+        }
+        let listed = |(name, version)| Listed {
+            name: Arc::new(name),
+            version,
+        };
+        Ok(found.into_iter().map(listed).collect())
+    }
+
+    async fn backups_of(&self, part: &mut Part, volume_id: &str) -> Result<Vec<Arc<Backup>>> {
+        if let Some(known) = part.backups.get(volume_id) {
             return Ok(known.clone());
         }
-        let listed = state.volumes.get(volume_id).cloned().unwrap_or_default();
+        let listed = part.volumes.get(volume_id).cloned().unwrap_or_default();
         let mut summaries = Vec::with_capacity(listed.len());
         let mut looks = JoinSet::new();
         let mut waiting = listed.into_iter();
@@ -199,7 +326,7 @@ impl Catalog {
             while looks.len() < LOOKS
                 && let Some(Listed { name, version }) = waiting.next()
             {
-                let known = state.known.get(&name).cloned();
+                let known = part.known.get(&name).cloned();
                 let summarizer = Arc::clone(&self.summarizer);
                 looks.spawn(async move {
                     let looked = summarizer.look(&name, version, known).await;
@@ -219,13 +346,13 @@ impl Catalog {
             // A failure may pass while the version stays the same; damage does not.
             match &known.summary {
                 Err(e) if e.kind() != Kind::Corrupt => passing = true,
-                _ => drop(state.known.insert(name, known)),
+                _ => drop(part.known.insert(name, known)),
             }
         }
         summaries.sort_by(|(one, _), (other, _)| one.prefix.cmp(&other.prefix));
         let backups = self.assemble(&summaries);
         if !passing {
-            state.backups.insert(volume_id.to_owned(), backups.clone());
+            part.backups.insert(volume_id.to_owned(), backups.clone());
         }
         Ok(backups)
     }
@@ -321,15 +448,10 @@ fn size_of(ends: &[u64], hashed: Option<(u64, u64)>) -> u64 {
     holds_last.map_or(longest, |end| most.min(*end))
 }
 
-fn find<'a>(state: &'a State, backup: &Backup) -> Option<&'a Arc<BackupName>> {
-    let listed = state.volumes.get(&backup.volume_id)?;
+fn find<'a>(part: &'a Part, backup: &Backup) -> Option<&'a Arc<BackupName>> {
+    let listed = part.volumes.get(&backup.volume_id)?;
     let mut names = listed.iter().map(|listed| &listed.name);
     names.find(|name| name.prefix == backup.service_metadata && name.container == backup.container)
-}
-
-fn lost(e: tokio::task::JoinError) -> Error {
-    let reason = format!("a fault of the program: {e}");
-    Error::new(Kind::Unavailable, "list", "backups", reason)
 }
 
 fn gone(id: &str) -> Error {
@@ -356,3 +478,6 @@ fn parent_missing(backup: &Backup, parent: &str) -> Error {
         format!("its parent {parent} is not in the store"),
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -529,7 +529,8 @@ impl BackupSink for ChunkedSink {
     }
 
     async fn discard(&self) -> Result<()> {
-        delete_objects(&self.shared, &self.name).await?;
+        let given: Vec<u64> = self.state.lock().await.numbers.given().collect();
+        delete_objects(&self.shared, &self.name, &given).await?;
         self.shared.catalog.removed(&self.name).await;
         self.seal();
         Ok(())
