@@ -2,12 +2,13 @@
 
 use super::backends::{Wired, named_backups, no_such_file};
 use super::{Failure, StoreArguments, log, print, runtime, split_target, usage};
-use crate::driver::Backup;
-use crate::error::Result;
+use crate::driver::{Backup, BackupDriver};
+use crate::error::{Kind, Result};
 use crate::format::Timestamp;
 use crate::tree::{describe, volume_name};
 use clap::Args;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Arguments of the command.
@@ -89,6 +90,11 @@ async fn volumes(wired: &Wired, arguments: &Arguments, backend: &str) -> Result<
     Ok(rows.iter().map(line).collect())
 }
 
+async fn is_listed(driver: &dyn BackupDriver, volume: &str) -> Result<bool> {
+    let volumes = driver.volumes().await?;
+    Ok(volumes.iter().any(|id| volume_name(id) == volume))
+}
+
 async fn backups(
     wired: &Wired,
     arguments: &Arguments,
@@ -96,7 +102,12 @@ async fn backups(
     volume: &str,
     file: Option<&str>,
 ) -> Result<String> {
-    let mut named = named_backups(wired.find(backend)?, volume).await?;
+    let driver = wired.find(backend)?;
+    let mut named = match named_backups(driver, volume).await {
+        // What is listed as a volume can be listed.
+        Err(e) if e.kind() == Kind::NotFound && is_listed(driver, volume).await? => BTreeMap::new(),
+        other => other?,
+    };
     if let Some(file) = file {
         named.retain(|name, _| name == file);
         if named.is_empty() {
