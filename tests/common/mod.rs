@@ -13,4 +13,10 @@ pub mod library;
 #[allow(dead_code, reason = "each test uses a part of it")]
 pub mod mount;
 #[allow(dead_code, reason = "each test uses a part of it")]
+pub mod proxy;
+#[allow(dead_code, reason = "each test uses a part of it")]
+pub mod server;
+#[allow(dead_code, reason = "each test uses a part of it")]
 pub mod store_check;
+#[allow(dead_code, unused_imports, reason = "each test uses a part of it")]
+pub mod swift;

@@ -2,9 +2,9 @@
 
 A server is a program `serve.py FOLDER` that keeps all it has in FOLDER, listens on loopback
 only, on ports that are free, writes one line of JSON to its standard output and to
-FOLDER/info.json when it answers, and ends, with all its processes, by SIGTERM, or with its
-input when it was told `--until-eof`. Started again in the same FOLDER, it has the same ports
-and the same data.
+FOLDER/info.json when it answers, and ends, with all its processes, by SIGTERM. Started again
+in the same FOLDER, it has the same ports and the same data. Told `--until-eof`, it also ends
+with its input, and then removes FOLDER: nothing is left however its user has ended.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import json
 import os
 import random
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -30,7 +31,7 @@ def arguments(description):
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('folder', type=os.path.abspath, help='where all is kept that it has')
     parser.add_argument('--until-eof', action='store_true',
-                        help='end when standard input does')
+                        help='end when standard input does, and remove the folder')
     parser.add_argument('--token-life', type=int, metavar='SECONDS', default=86400)
     return parser
 
@@ -41,6 +42,7 @@ class Service:
     def __init__(self, options):
         self.folder = options.folder
         self.until_eof = options.until_eof
+        self.remove = False
         self.children = []
         os.makedirs(self.folder, exist_ok=True)
         self.lock = open(self.path('lock'), 'w', encoding='utf-8')
@@ -116,6 +118,7 @@ class Service:
         while True:
             readable, _, _ = select.select(watched, [], [], 0.5)
             if readable and not os.read(0, 4096):
+                self.remove = True
                 return
             self.check_children()
 
@@ -126,7 +129,9 @@ class Service:
             os.kill(pid, signal.SIGKILL)
         for _, pid in self.children:
             os.waitpid(pid, 0)
-        if os.path.exists(self.path('info.json')):
+        if self.remove:
+            shutil.rmtree(self.folder)
+        elif os.path.exists(self.path('info.json')):
             os.unlink(self.path('info.json'))
 
 
