@@ -152,29 +152,42 @@ fn proxies_are_where_accounts_lead() {
 }
 
 #[test]
-fn tokens_that_expire_and_listings_in_pages() {
+fn tokens_that_expire() {
     let options = Options {
-        token_life: Some(2),
-        listing_limit: Some(3),
+        token_life: Some(3),
+        ..Options::default()
     };
     let Some(cloud) = Cloud::start(&options) else {
         return;
     };
     for account in [cloud.swift.account(), cloud.keystone.project()] {
-        // Nothing here takes as long as a token lives.
-        account.client().put_container("c");
-        let names: Vec<String> = (0..8).map(|number| number.to_string()).collect();
-        for name in &names {
-            account.client().put("c", name, b"");
-        }
         let client = account.client();
-        let page = client.send("GET", "/c", "", &[], Vec::new());
-        assert_eq!(page.body, b"0\n1\n2\n");
-        assert_eq!(account.client().list("c", ""), names);
-        let is_over = || client.send("GET", "/c", "", &[], Vec::new()).status == 401;
+        let is_over = || client.send("GET", "", "", &[], Vec::new()).status == 401;
         wait_for("the token expires", is_over);
-        assert_eq!(statuses(&account, &[("GET", "/c")]), [200]);
+        assert_ne!(statuses(&account, &[("GET", "")]), [401]);
     }
+}
+
+#[test]
+fn listings_in_pages() {
+    let options = Options {
+        listing_limit: Some(3),
+        ..Options::default()
+    };
+    let Some(swift) = Swift::start(&options) else {
+        return;
+    };
+    let client = swift.account().client();
+    client.put_container("c");
+    let names: Vec<String> = (0..8).map(|number| number.to_string()).collect();
+    for name in &names {
+        client.put("c", name, b"");
+        client.put_container(&format!("c{name}"));
+    }
+    let page = client.send("GET", "/c", "", &[], Vec::new());
+    assert_eq!(page.body, b"0\n1\n2\n");
+    assert_eq!(client.list("c", ""), names);
+    assert_eq!(client.containers().len(), 9);
 }
 
 #[test]
