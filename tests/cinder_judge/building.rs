@@ -1,6 +1,6 @@
 //! Each builds on what the other wrote.
 
-use crate::case::{Case, To, check_shown, lab, least, mib, new_volume, next_second};
+use crate::case::{Case, Ground, To, check_shown, lab, least, mib, new_volume, next_second};
 use crate::common::judge::CINDER;
 use crate::image::{Edit, MIB, edited, image};
 
@@ -17,10 +17,10 @@ fn edits(turn: usize) -> Vec<Edit> {
 
 /// Backups of one volume by turns: ours where `ours` is true, each on top of the one
 /// before. All of them are restored by Cinder and shown by us.
-fn check_turns(seed: u64, ours: &[bool]) {
+pub fn check_turns(ground: &Ground, seed: u64, ours: &[bool]) {
     let formats = [mib("zlib"), least("zstd"), mib("none"), mib("bz2")];
-    let lab = lab(formats[0]);
-    let Some(mut case) = Case::new(&lab, CINDER) else {
+    let lab = lab(ground, formats[0]);
+    let Some(mut case) = Case::new(ground, &lab, CINDER) else {
         return;
     };
     let volume = new_volume();
@@ -60,25 +60,24 @@ fn check_turns(seed: u64, ours: &[bool]) {
 
 #[test]
 fn cinder_on_ours() {
-    check_turns(21, &[true, false, false]);
+    check_turns(&Ground::Posix, 21, &[true, false, false]);
 }
 
 #[test]
 fn ours_on_cinders() {
-    check_turns(22, &[false, true, true]);
+    check_turns(&Ground::Posix, 22, &[false, true, true]);
 }
 
 #[test]
 fn by_turns() {
-    check_turns(23, &[true, false, true, false, true, false]);
-    check_turns(24, &[false, false, true, true, false]);
+    check_turns(&Ground::Posix, 23, &[true, false, true, false, true, false]);
+    check_turns(&Ground::Posix, 24, &[false, false, true, true, false]);
 }
 
 /// When nothing has changed, neither stores an object, and both restore it.
-#[test]
-fn nothing_changed() {
-    let lab = lab(mib("zlib"));
-    let Some(mut case) = Case::new(&lab, CINDER) else {
+pub fn check_nothing_changed(ground: &Ground) {
+    let lab = lab(ground, mib("zlib"));
+    let Some(mut case) = Case::new(ground, &lab, CINDER) else {
         return;
     };
     let volume = new_volume();
@@ -102,10 +101,9 @@ fn nothing_changed() {
 }
 
 /// Ours on Cinder's may be longer than their parent, which Cinder's own never are.
-#[test]
-fn growth_on_cinders() {
-    let lab = lab(mib("zlib"));
-    let Some(mut case) = Case::new(&lab, CINDER) else {
+pub fn check_growth(ground: &Ground) {
+    let lab = lab(ground, mib("zlib"));
+    let Some(mut case) = Case::new(ground, &lab, CINDER) else {
         return;
     };
     let volume = new_volume();
@@ -126,4 +124,14 @@ fn growth_on_cinders() {
     assert_eq!(on_top.parent_id, Some(row.id));
     case.check_restored(&on_top.id, &last);
     check_shown(&mount, &on_top.id, &last);
+}
+
+#[test]
+fn nothing_changed() {
+    check_nothing_changed(&Ground::Posix);
+}
+
+#[test]
+fn growth_on_cinders() {
+    check_growth(&Ground::Posix);
 }

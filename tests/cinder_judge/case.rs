@@ -3,6 +3,7 @@
 
 use crate::common::judge::{Judge, Row};
 use crate::common::mount::{Lab, Mount, command, names, run, wait_for};
+use crate::common::swift::{Account, Cloud, Swift};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -48,12 +49,71 @@ pub enum To {
     Incremental,
 }
 
+/// What a store is on.
+#[derive(Debug)]
+pub enum Ground {
+    /// A folder.
+    Posix,
+    /// An account of Swift's that no other test has.
+    Swift(Account),
+}
+
+impl Ground {
+    /// An account of version 1. None when `--quick` leaves servers out.
+    pub fn swift() -> Option<Self> {
+        Some(Self::Swift(Swift::shared()?.account()))
+    }
+
+    /// A project of Keystone's. None when `--quick` leaves servers out.
+    pub fn keystone() -> Option<Self> {
+        Some(Self::Swift(Cloud::shared()?.keystone.project()))
+    }
+
+    /// The option that says how large objects are.
+    fn object_size(&self) -> &'static str {
+        match self {
+            Self::Posix => "backup_file_size",
+            Self::Swift(_) => "backup_swift_object_size",
+        }
+    }
+
+    fn options(&self, format: Format) -> String {
+        format!(
+            "{} = {}\nbackup_compression_algorithm = {}\nlist_ttl = 0\n{}",
+            self.object_size(),
+            format.object_size,
+            format.compression,
+            self.more_options()
+        )
+    }
+
+    fn more_options(&self) -> &'static str {
+        match self {
+            Self::Posix => "",
+            // Users of Cinder's choose containers as they like.
+            Self::Swift(_) => "backup_swift_containers = all\n",
+        }
+    }
+}
+
 /// The folders of a case, which outlive its mounts.
-pub fn lab(format: Format) -> Lab {
-    Lab::with(&options(format))
+pub fn lab(ground: &Ground, format: Format) -> Lab {
+    let options = ground.options(format);
+    match ground {
+        Ground::Posix => Lab::with(&options),
+        Ground::Swift(account) => Lab::on_swift(account, &options),
+    }
+}
+
+/// An object of the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    container: String,
+    name: String,
 }
 
 pub struct Case<'a> {
+    ground: &'a Ground,
     lab: &'a Lab,
     pub judge: Judge,
     /// Files made so far.
@@ -62,9 +122,10 @@ pub struct Case<'a> {
 
 impl<'a> Case<'a> {
     /// None when that Cinder is not here and `--quick` leaves it out.
-    pub fn new(lab: &'a Lab, version: &str) -> Option<Self> {
+    pub fn new(ground: &'a Ground, lab: &'a Lab, version: &str) -> Option<Self> {
         let judge = Judge::start(version, &lab.config())?;
         Some(Self {
+            ground,
             lab,
             judge,
             files: 0,
@@ -73,7 +134,7 @@ impl<'a> Case<'a> {
 
     /// Objects are made in another way from now on, by Cinder and by new mounts.
     pub fn configure(&mut self, format: Format) {
-        self.lab.configure(&options(format));
+        self.lab.configure(&self.ground.options(format));
         self.judge.reload();
     }
 
@@ -120,7 +181,7 @@ impl<'a> Case<'a> {
     pub fn record(&self, volume: &str, name: &str) -> Value {
         let mut arguments = vec!["record".into(), "--config".into()];
         arguments.push(self.lab.config().into_os_string());
-        arguments.push(format!("posix/{volume}/{name}").into());
+        arguments.push(format!("{}/{volume}/{name}", self.lab.backend()).into());
         serde_json::from_str(&run(&mut self.lab.cinderfs(&arguments))).unwrap()
     }
 
@@ -169,30 +230,54 @@ impl<'a> Case<'a> {
         restored
     }
 
-    /// The files of the store that belong to a backup.
-    pub fn objects(&self, backup: &str) -> Vec<PathBuf> {
-        let mut found = files(&self.lab.store());
-        found.retain(|path| {
-            let name = path.file_name().unwrap().to_str().unwrap();
-            name.starts_with("volume_") && name.contains(backup)
-        });
+    /// All that is in the store.
+    pub fn stored(&self) -> Vec<Object> {
+        let mut found = Vec::new();
+        match self.ground {
+            Ground::Posix => {
+                let store = self.lab.store();
+                for path in files(&store) {
+                    let folder = path.parent().unwrap().strip_prefix(&store).unwrap();
+                    found.push(Object {
+                        container: folder.to_str().unwrap().to_owned(),
+                        name: path.file_name().unwrap().to_str().unwrap().to_owned(),
+                    });
+                }
+            }
+            Ground::Swift(account) => {
+                let client = account.client();
+                for container in client.containers() {
+                    for name in client.list(&container, "") {
+                        found.push(Object {
+                            container: container.clone(),
+                            name,
+                        });
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// What of it belongs to a backup.
+    pub fn objects(&self, backup: &str) -> Vec<Object> {
+        let mut found = self.stored();
+        found.retain(|object| object.name.starts_with("volume_") && object.name.contains(backup));
         found
     }
 
     /// The metadata of a backup, as it is in the store.
     pub fn metadata(&self, backup: &str) -> Value {
         let mut found = self.objects(backup);
-        found.retain(|path| path.to_str().unwrap().ends_with("_metadata"));
+        found.retain(|object| object.name.ends_with("_metadata"));
         assert_eq!(found.len(), 1);
-        serde_json::from_slice(&fs::read(&found[0]).unwrap()).unwrap()
+        let Object { container, name } = &found[0];
+        let bytes = match self.ground {
+            Ground::Posix => fs::read(self.lab.store().join(container).join(name)).unwrap(),
+            Ground::Swift(account) => account.client().get(container, name),
+        };
+        serde_json::from_slice(&bytes).unwrap()
     }
-}
-
-fn options(format: Format) -> String {
-    format!(
-        "backup_file_size = {}\nbackup_compression_algorithm = {}\nlist_ttl = 0\n",
-        format.object_size, format.compression
-    )
 }
 
 /// A volume's id.
@@ -219,7 +304,7 @@ pub fn check_shown(mount: &Mount<'_>, backup: &str, image: &[u8]) {
 }
 
 /// All files below a folder.
-pub fn files(folder: &Path) -> Vec<PathBuf> {
+fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -1,19 +1,17 @@
 //! Each deletes what the other wrote, and leaves nothing behind.
 
-use crate::case::{Case, To, files, lab, mib, new_volume, next_second, path_of};
+use crate::case::{Case, Ground, Object, To, lab, mib, new_volume, next_second, path_of};
 use crate::common::judge::CINDER;
 use crate::common::mount::{command, errno, names, run};
 use crate::image::{Edit, MIB, edited, image};
 use serde_json::json;
 use std::fs;
-use std::path::PathBuf;
 
-const NOTHING: [PathBuf; 0] = [];
+const NOTHING: [Object; 0] = [];
 
-#[test]
-fn cinder_deletes_ours() {
-    let lab = lab(mib("zlib"));
-    let Some(mut case) = Case::new(&lab, CINDER) else {
+pub fn check_cinder_deletes(ground: &Ground) {
+    let lab = lab(ground, mib("zlib"));
+    let Some(mut case) = Case::new(ground, &lab, CINDER) else {
         return;
     };
     let (mount, volume) = (lab.mount(), new_volume());
@@ -44,7 +42,7 @@ fn cinder_deletes_ours() {
     case.judge.delete(&theirs.id);
     case.judge.delete(&other.id);
     mount.unmount();
-    assert_eq!(files(&lab.store()), NOTHING);
+    assert_eq!(case.stored(), NOTHING);
     assert!(case.judge.list().is_empty());
 }
 
@@ -52,10 +50,9 @@ fn next_image() -> Vec<u8> {
     image(32, MIB)
 }
 
-#[test]
-fn we_delete_cinders() {
-    let lab = lab(mib("zlib"));
-    let Some(mut case) = Case::new(&lab, CINDER) else {
+pub fn check_we_delete(ground: &Ground) {
+    let lab = lab(ground, mib("zlib"));
+    let Some(mut case) = Case::new(ground, &lab, CINDER) else {
         return;
     };
     let (mount, volume) = (lab.mount(), new_volume());
@@ -80,10 +77,20 @@ fn we_delete_cinders() {
         assert_eq!(case.objects(&row.id), NOTHING);
     }
     mount.unmount();
-    assert_eq!(files(&lab.store()), NOTHING);
+    assert_eq!(case.stored(), NOTHING);
     // What Cinder still has in its database it can delete in its turn.
     for row in [&child, &parent] {
         case.judge.delete(&row.id);
     }
     assert!(case.judge.list().is_empty());
+}
+
+#[test]
+fn cinder_deletes_ours() {
+    check_cinder_deletes(&Ground::Posix);
+}
+
+#[test]
+fn we_delete_cinders() {
+    check_we_delete(&Ground::Posix);
 }

@@ -10,5 +10,6 @@ mod deleting;
 mod image;
 mod reading;
 mod recovering;
+mod swift;
 mod writing;
 mod zeros;

@@ -1,7 +1,7 @@
 //! What Cinder writes, we read.
 
 use crate::case::{
-    CODECS, Case, Format, check_shown, lab, least, mib, name_of, new_volume, path_of,
+    CODECS, Case, Format, Ground, check_shown, lab, least, mib, name_of, new_volume, path_of,
 };
 use crate::common::judge::{CINDER, Row};
 use crate::common::mount::xattr;
@@ -42,9 +42,11 @@ fn chain(case: &mut Case<'_>, images: Vec<Vec<u8>>) -> Vec<(Row, Vec<u8>)> {
     made
 }
 
-fn check(formats: &[Format], length: usize) {
-    let lab = lab(formats[0]);
-    let Some(mut case) = Case::new(&lab, CINDER) else {
+/// Lets Cinder write a chain in each of these formats, of images of about that length, and
+/// looks at all of them through a mount.
+pub fn check_chains(ground: &Ground, formats: &[Format], length: usize) {
+    let lab = lab(ground, formats[0]);
+    let Some(mut case) = Case::new(ground, &lab, CINDER) else {
         return;
     };
     let mut made = Vec::new();
@@ -73,7 +75,7 @@ fn check(formats: &[Format], length: usize) {
 
 #[test]
 fn chains_of_every_codec() {
-    check(&CODECS.map(mib), 3 * MIB + 123_457);
+    check_chains(&Ground::Posix, &CODECS.map(mib), 3 * MIB + 123_457);
 }
 
 #[test]
@@ -82,7 +84,7 @@ fn chains_with_small_objects() {
         compression: "zstd",
         object_size: 96 * KIB,
     };
-    check(&[least("zlib"), least("none"), odd], MIB + 77);
+    check_chains(&Ground::Posix, &[least("zlib"), least("none"), odd], MIB + 77);
 }
 
 #[test]
@@ -95,5 +97,5 @@ fn chains_with_large_objects() {
         compression: "zlib",
         object_size: 1_999_994_880,
     };
-    check(&[large, default], 60 * MIB + 5);
+    check_chains(&Ground::Posix, &[large, default], 60 * MIB + 5);
 }

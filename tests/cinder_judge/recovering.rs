@@ -1,6 +1,6 @@
 //! The database is lost: a new Cinder learns of all backups by the records that we make.
 
-use crate::case::{Case, To, lab, mib, name_of, new_volume, next_second};
+use crate::case::{Case, Ground, To, lab, mib, name_of, new_volume, next_second};
 use crate::common::judge::CINDER;
 use crate::common::mount::{Mount, run, shell};
 use crate::image::{Edit, MIB, edited, image};
@@ -33,10 +33,9 @@ const TOLD: [&str; 16] = [
     "driver_info",
 ];
 
-#[test]
-fn a_new_cinder_restores_all_by_our_records() {
-    let lab = lab(mib("zlib"));
-    let Some(mut case) = Case::new(&lab, CINDER) else {
+pub fn check_records(ground: &Ground) {
+    let lab = lab(ground, mib("zlib"));
+    let Some(mut case) = Case::new(ground, &lab, CINDER) else {
         return;
     };
     let volume = new_volume();
@@ -94,4 +93,9 @@ fn a_new_cinder_restores_all_by_our_records() {
         .judge
         .refuse(serde_json::json!({"op": "import", "record": again}));
     assert_eq!(refused.error, "InvalidBackup", "{}", refused.message);
+}
+
+#[test]
+fn a_new_cinder_restores_all_by_our_records() {
+    check_records(&Ground::Posix);
 }

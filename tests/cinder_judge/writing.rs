@@ -1,14 +1,14 @@
 //! What we write, Cinder restores.
 
-use crate::case::{CODECS, Case, Format, To, lab, least, mib, new_volume};
+use crate::case::{CODECS, Case, Format, Ground, To, lab, least, mib, new_volume};
 use crate::common::judge::CINDER;
 use crate::common::mount::set_xattr;
 use crate::image::{Edit, KIB, MIB, edited, image};
 
 /// Writes images in full, one of each format and length, and lets Cinder restore them.
-fn check_full(seed: u64, formats: &[Format], lengths: &[usize]) {
-    let lab = lab(formats[0]);
-    let Some(mut case) = Case::new(&lab, CINDER) else {
+pub fn check_full(ground: &Ground, seed: u64, formats: &[Format], lengths: &[usize]) {
+    let lab = lab(ground, formats[0]);
+    let Some(mut case) = Case::new(ground, &lab, CINDER) else {
         return;
     };
     let volume = new_volume();
@@ -34,23 +34,23 @@ fn check_full(seed: u64, formats: &[Format], lengths: &[usize]) {
 
 #[test]
 fn full_backups_of_every_codec() {
-    check_full(1, &CODECS.map(mib), &[3 * MIB + 123_457]);
+    check_full(&Ground::Posix, 1, &CODECS.map(mib), &[3 * MIB + 123_457]);
 }
 
 #[test]
 fn objects_of_32_kib_and_lengths_around_one() {
     let lengths = [0, 1, 32 * KIB - 1, 32 * KIB, 32 * KIB + 1, 1_300_001];
-    check_full(2, &["zlib", "none"].map(least), &lengths);
+    check_full(&Ground::Posix, 2, &["zlib", "none"].map(least), &lengths);
 }
 
-#[test]
-fn objects_of_52428800() {
+/// Two objects of Cinder's size for Swift, and a bit.
+pub fn check_large(ground: &Ground) {
     let format = Format {
         compression: "zlib",
         object_size: 52_428_800,
     };
-    let lab = lab(format);
-    let Some(mut case) = Case::new(&lab, CINDER) else {
+    let lab = lab(ground, format);
+    let Some(mut case) = Case::new(ground, &lab, CINDER) else {
         return;
     };
     let (mount, volume) = (lab.mount(), new_volume());
@@ -101,9 +101,9 @@ fn history(seed: u64) -> Vec<Vec<u8>> {
 }
 
 /// Writes a chain, each backup in a format of its own, and lets Cinder restore all of it.
-fn check_chain(seed: u64, formats: &[Format]) {
-    let lab = lab(formats[0]);
-    let Some(mut case) = Case::new(&lab, CINDER) else {
+pub fn check_chain(ground: &Ground, seed: u64, formats: &[Format]) {
+    let lab = lab(ground, formats[0]);
+    let Some(mut case) = Case::new(ground, &lab, CINDER) else {
         return;
     };
     let volume = new_volume();
@@ -144,12 +144,12 @@ fn check_chain(seed: u64, formats: &[Format]) {
 
 #[test]
 fn chains_of_one_format() {
-    check_chain(4, &[mib("zlib")]);
+    check_chain(&Ground::Posix, 4, &[mib("zlib")]);
 }
 
 #[test]
 fn chains_of_one_format_with_small_objects() {
-    check_chain(5, &[least("none")]);
+    check_chain(&Ground::Posix, 5, &[least("none")]);
 }
 
 #[test]
@@ -165,11 +165,10 @@ fn chains_whose_backups_have_other_codecs_and_object_sizes() {
         mib("zstd"),
         least("bzip2"),
     ];
-    check_chain(6, &formats);
+    check_chain(&Ground::Posix, 6, &formats);
 }
 
-#[test]
-fn names_in_any_language() {
+pub fn check_names(ground: &Ground) {
     let names = [
         "Montag früh.img",
         "резервная копия",
@@ -180,8 +179,8 @@ fn names_in_any_language() {
         " leading and trailing ",
         "new\nline\ttab\u{1b}",
     ];
-    let lab = lab(mib("zlib"));
-    let Some(mut case) = Case::new(&lab, CINDER) else {
+    let lab = lab(ground, mib("zlib"));
+    let Some(mut case) = Case::new(ground, &lab, CINDER) else {
         return;
     };
     let (mount, volume) = (lab.mount(), new_volume());
@@ -197,4 +196,14 @@ fn names_in_any_language() {
         assert_eq!(row.display_description, Some(description));
         case.check_restored(&row.id, &image);
     }
+}
+
+#[test]
+fn objects_of_52428800() {
+    check_large(&Ground::Posix);
+}
+
+#[test]
+fn names_in_any_language() {
+    check_names(&Ground::Posix);
 }

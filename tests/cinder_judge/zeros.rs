@@ -2,15 +2,15 @@
 //! incremental backup onto a new volume, and so keeps what the backups below it had there
 //! (bug 2162961). What it writes is right, and we read it right.
 
-use crate::case::{Case, To, check_shown, lab, mib, new_volume, next_second};
+use crate::case::{Case, Ground, To, check_shown, lab, mib, new_volume, next_second};
 use crate::common::judge::{CINDER, CINDER_BEFORE};
 use crate::common::library::Dice;
 use crate::image::{Edit, MIB, edited};
 
 #[test]
 fn what_cinder_28_restores_wrongly_we_read_right() {
-    let lab = lab(mib("zlib"));
-    let Some(mut case) = Case::new(&lab, CINDER_BEFORE) else {
+    let lab = lab(&Ground::Posix, mib("zlib"));
+    let Some(mut case) = Case::new(&Ground::Posix, &lab, CINDER_BEFORE) else {
         return;
     };
     let volume = new_volume();

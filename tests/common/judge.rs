@@ -136,9 +136,14 @@ impl Judge {
         self.must(json!({"op": "volume", "id": id, "path": file, "size": gib}));
     }
 
-    /// Backs a volume up in full.
+    /// Backs a volume up in full, into the container of the configuration.
     pub fn full(&mut self, volume: &str, name: &str, description: &str) -> Row {
         self.back_up(volume, name, description, false)
+    }
+
+    /// The same, into a container that the user has chosen.
+    pub fn full_into(&mut self, volume: &str, container: &str) -> Row {
+        row(self.must(json!({"op": "backup", "volume": volume, "container": container})))
     }
 
     /// Backs a volume up on top of what Cinder takes for its newest backup.

@@ -1,6 +1,7 @@
 //! The real program on a real mount: temporary folders, the daemon, and commands that
 //! run against it. Whatever a test does, nothing stays mounted.
 
+use super::swift::Account;
 use std::ffi::{CString, OsStr};
 use std::fs;
 use std::io::{self, Write};
@@ -189,6 +190,10 @@ pub fn errno<T>(result: io::Result<T>) -> i32 {
 /// Temporary folders for a store, its configuration, mounts, and sources.
 pub struct Lab {
     root: tempfile::TempDir,
+    /// Of the only backend; its name is the driver's.
+    driver: &'static str,
+    /// Lines of the configuration that are always there.
+    lines: String,
 }
 
 impl Lab {
@@ -199,13 +204,36 @@ impl Lab {
 
     /// With further lines for the only section; the backend is named `posix`.
     pub fn with(options: &str) -> Self {
+        let mut lab = Self::empty("posix");
+        lab.lines = format!(
+            "backup_driver = cinder.backup.drivers.posix.PosixBackupDriver\n\
+             backup_posix_path = {}\n",
+            lab.store().display()
+        );
+        lab.configure(options);
+        lab
+    }
+
+    /// The same on an account of Swift's; the backend is named `swift`.
+    pub fn on_swift(account: &Account, options: &str) -> Self {
+        let mut lab = Self::empty("swift");
+        lab.lines = format!(
+            "backup_driver = cinder.backup.drivers.swift.SwiftBackupDriver\n{}",
+            account.lines()
+        );
+        lab.configure(options);
+        lab
+    }
+
+    fn empty(driver: &'static str) -> Self {
         let lab = Self {
             root: tempfile::tempdir().unwrap(),
+            driver,
+            lines: String::new(),
         };
         for folder in ["store", "mnt", "spool", "home"] {
             fs::create_dir(lab.path(folder)).unwrap();
         }
-        lab.configure(options);
         lab
     }
 
@@ -219,12 +247,16 @@ impl Lab {
     /// Writes the configuration anew.
     pub fn configure(&self, options: &str) {
         let text = format!(
-            "[DEFAULT]\nbackup_driver = cinder.backup.drivers.posix.PosixBackupDriver\n\
-             backup_posix_path = {}\nspool_path = {}\n{options}",
-            self.store().display(),
+            "[DEFAULT]\n{}spool_path = {}\n{options}",
+            self.lines,
             self.path("spool").display(),
         );
         fs::write(self.config(), text).unwrap();
+    }
+
+    /// The name of the only backend.
+    pub fn backend(&self) -> &str {
+        self.driver
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -405,7 +437,7 @@ impl Mount<'_> {
 
     /// The folder of a volume, which is made when it is not there.
     pub fn volume(&self, volume: &str) -> PathBuf {
-        let path = self.folder.join("posix").join(volume);
+        let path = self.folder.join(self.lab.driver).join(volume);
         if !path.exists() {
             fs::create_dir(&path).unwrap();
         }
