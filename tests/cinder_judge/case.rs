@@ -69,30 +69,19 @@ impl Ground {
         Some(Self::Swift(Cloud::shared()?.keystone.project()))
     }
 
-    /// The option that says how large objects are.
-    fn object_size(&self) -> &'static str {
-        match self {
-            Self::Posix => "backup_file_size",
-            Self::Swift(_) => "backup_swift_object_size",
-        }
-    }
-
     fn options(&self, format: Format) -> String {
-        format!(
-            "{} = {}\nbackup_compression_algorithm = {}\nlist_ttl = 0\n{}",
-            self.object_size(),
-            format.object_size,
-            format.compression,
-            self.more_options()
-        )
-    }
-
-    fn more_options(&self) -> &'static str {
-        match self {
-            Self::Posix => "",
+        let (object_size, more) = match self {
+            Self::Posix => ("backup_file_size", ""),
             // Users of Cinder's choose containers as they like.
-            Self::Swift(_) => "backup_swift_containers = all\n",
-        }
+            Self::Swift(_) => (
+                "backup_swift_object_size",
+                "backup_swift_containers = all\n",
+            ),
+        };
+        format!(
+            "{object_size} = {}\nbackup_compression_algorithm = {}\nlist_ttl = 0\n{more}",
+            format.object_size, format.compression
+        )
     }
 }
 

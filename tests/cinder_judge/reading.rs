@@ -84,7 +84,11 @@ fn chains_with_small_objects() {
         compression: "zstd",
         object_size: 96 * KIB,
     };
-    check_chains(&Ground::Posix, &[least("zlib"), least("none"), odd], MIB + 77);
+    check_chains(
+        &Ground::Posix,
+        &[least("zlib"), least("none"), odd],
+        MIB + 77,
+    );
 }
 
 #[test]
