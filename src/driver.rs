@@ -122,6 +122,9 @@ pub trait BackupDriver: Send + Sync + Debug {
     /// last listing.
     fn hidden(&self) -> Vec<String>;
 
+    /// Why listings are older than they should be: the store cannot be asked now.
+    fn trouble(&self) -> Option<Error>;
+
     /// Opens a backup for reading: its chain is resolved here, once.
     async fn open(&self, backup: &Backup) -> Result<Arc<dyn Content>>;
 

@@ -195,8 +195,7 @@ impl ChunkedDriver {
         let name = catalog.name_of(backup).await?;
         let sign = DeletingSign::begin(&self.shared, &backup.id).await;
         // Only now: what another program has built on it until then counts, too.
-        catalog.forget_listing_of(&backup.volume_id).await;
-        let others = catalog.backups(&backup.volume_id).await?;
+        let others = catalog.backups_now(&backup.volume_id).await?;
         refuse_if_built_on(backup, &others)?;
         self.refuse_if_hidden(backup)?;
         Ok((name, sign?))
@@ -213,8 +212,7 @@ impl ChunkedDriver {
         let Shared { store, catalog, .. } = &*self.shared;
         let text = read_metadata_text(store.as_ref(), name).await;
         delete_metadata(&self.shared, name).await?;
-        catalog.forget_listing_of(&backup.volume_id).await;
-        let others = catalog.backups(&backup.volume_id).await;
+        let others = catalog.backups_now(&backup.volume_id).await;
         let refused = others.and_then(|others| refuse_if_built_on(backup, &others));
         catalog.removed(name).await;
         if let (Err(_), Ok(text)) = (&refused, &text) {
@@ -269,6 +267,10 @@ impl BackupDriver for ChunkedDriver {
 
     fn hidden(&self) -> Vec<String> {
         self.shared.store.hidden()
+    }
+
+    fn trouble(&self) -> Option<Error> {
+        self.shared.catalog.trouble()
     }
 
     async fn open(&self, backup: &Backup) -> Result<Arc<dyn Content>> {

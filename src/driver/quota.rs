@@ -200,6 +200,10 @@ impl BackupDriver for LimitedDriver {
         self.inner.hidden()
     }
 
+    fn trouble(&self) -> Option<Error> {
+        self.inner.trouble()
+    }
+
     async fn open(&self, backup: &Backup) -> Result<Arc<dyn Content>> {
         self.inner.open(backup).await
     }

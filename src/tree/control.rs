@@ -186,9 +186,10 @@ impl Tree {
     async fn status(&self) -> Value {
         let mut backends = Vec::new();
         for backend in &self.backends {
-            let (state, error) = match backend.driver.volumes().await {
-                Ok(_) => ("available", None),
-                Err(e) => ("unavailable", Some(e.to_string())),
+            let volumes = backend.driver.volumes().await;
+            let (state, error) = match volumes.err().or_else(|| backend.driver.trouble()) {
+                None => ("available", None),
+                Some(e) => ("unavailable", Some(e.to_string())),
             };
             backends.push(json!({
                 "name": backend.name,

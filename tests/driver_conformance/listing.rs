@@ -7,6 +7,7 @@ use cinderfs::driver::chunked::Options;
 use cinderfs::driver::{BackupDriver, Change};
 use cinderfs::error::Kind;
 use cinderfs::format::Layout;
+use cinderfs::store::fault::Call;
 use std::time::Duration;
 
 pub async fn lists_nothing_without_metadata(place: &Place) {
@@ -35,6 +36,33 @@ pub async fn lists_nothing_without_metadata(place: &Place) {
     }
     assert_eq!(rooms.driver.backups("v").await.unwrap().len(), 0);
     assert_eq!(rooms.driver.backups("unheard of").await.unwrap().len(), 0);
+}
+
+pub async fn shows_what_it_knows_while_the_store_is_down(place: &Place) {
+    let (rooms, other) = (place.rooms(), place.rooms());
+    let backup = rooms.write("v", b"data").await;
+    assert_eq!(rooms.driver.volumes().await.unwrap(), ["v"]);
+    assert_eq!(rooms.driver.backups("v").await.unwrap().len(), 1);
+    for kind in [Kind::Unavailable, Kind::TimedOut] {
+        let is_down = move |_: &Call| Some(kind);
+        place.faults.fail_when(Box::new(is_down));
+        assert_eq!(rooms.driver.volumes().await.unwrap(), ["v"]);
+        let known = rooms.driver.backups("v").await.unwrap();
+        assert_eq!(known[0].id, backup.id);
+        assert_eq!(rooms.driver.trouble().unwrap().kind(), kind);
+        assert_eq!(
+            rooms.read_all("v", &backup.id).await.unwrap_err().kind(),
+            kind
+        );
+        // Nothing is deleted for which it would have to be known what is there.
+        assert_eq!(rooms.driver.delete(&backup).await.unwrap_err().kind(), kind);
+        // Who knows nothing shows nothing.
+        assert_eq!(other.driver.volumes().await.unwrap_err().kind(), kind);
+    }
+    place.faults.fail_when(Box::new(|_: &Call| None));
+    assert_eq!(rooms.driver.volumes().await.unwrap(), ["v"]);
+    assert!(rooms.driver.trouble().is_none());
+    assert_eq!(rooms.read_all("v", &backup.id).await.unwrap(), b"data");
 }
 
 pub async fn shows_what_others_do(place: &Place) {

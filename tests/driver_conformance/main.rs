@@ -142,6 +142,7 @@ macro_rules! every_driver {
                 incremental_writing::what_is_sealed_takes_nothing_more
                 listing::lists_nothing_without_metadata
                 listing::shows_what_others_do
+                listing::shows_what_it_knows_while_the_store_is_down
                 listing::tells_of_a_backup_that_is_gone
                 checking::finds_nothing_wrong_with_what_is_whole
                 checking::finds_nothing_wrong_with_images_of_other_sizes

@@ -38,6 +38,8 @@ pub struct Catalog {
     /// The volumes of the layout Swift. Its lock may be held when that of a part is taken,
     /// not the other way round.
     folders: Mutex<Folders>,
+    /// Why the store could not be listed when it was last tried.
+    trouble: StdMutex<Option<Error>>,
 }
 
 /// The backups that are listed at a time.
@@ -86,6 +88,33 @@ impl Catalog {
             listing: Arc::new(Listing::new(store)),
             parts: StdMutex::default(),
             folders: Mutex::default(),
+            trouble: StdMutex::default(),
+        }
+    }
+
+    /// Why listings are older than they should be.
+    pub fn trouble(&self) -> Option<Error> {
+        self.lock_trouble().clone()
+    }
+
+    fn lock_trouble(&self) -> std::sync::MutexGuard<'_, Option<Error>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a listing gave, or `None` when the old one, if there is one and it was not to be
+    /// forgotten, has to do for another while: a store that is down comes back.
+    fn or_old<T>(&self, found: Result<T>, listed: Option<Instant>) -> Result<Option<T>> {
+        let passes = |e: &Error| matches!(e.kind(), Kind::Unavailable | Kind::TimedOut);
+        let trouble = found.as_ref().err().filter(|e| passes(e)).cloned();
+        let was_well = std::mem::replace(&mut *self.lock_trouble(), trouble.clone()).is_none();
+        match (found, trouble) {
+            (Err(_), Some(e)) if listed.is_some() => {
+                if was_well {
+                    tracing::warn!("what was last listed is shown for now: {e}");
+                }
+                Ok(None)
+            }
+            (found, _) => found.map(Some),
         }
     }
 
@@ -113,6 +142,16 @@ impl Catalog {
         let part = self.part_of(volume_id);
         let mut part = part.lock().await;
         self.refresh(&mut part, volume_id).await?;
+        self.backups_of(&mut part, volume_id).await
+    }
+
+    /// The same, from the store as it is now: an older listing does not do.
+    pub async fn backups_now(&self, volume_id: &str) -> Result<Vec<Arc<Backup>>> {
+        let part = self.part_of(volume_id);
+        let mut part = part.lock().await;
+        let found = self.list(&mut part, volume_id).await;
+        let found = self.or_old(found, None)?;
+        self.take_listing(&mut part, found.unwrap_or_default());
         self.backups_of(&mut part, volume_id).await
     }
 
@@ -215,11 +254,6 @@ impl Catalog {
         self.folders.lock().await.listed = None;
     }
 
-    /// The next question about the backups of a volume is answered from the store.
-    pub async fn forget_listing_of(&self, volume_id: &str) {
-        self.part_of(volume_id).lock().await.listed = None;
-    }
-
     fn lock_parts(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Mutex<Part>>>> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -244,7 +278,11 @@ impl Catalog {
         if self.is_fresh(folders.listed) {
             return Ok(());
         }
-        let mut volumes = self.listing.volumes().await?;
+        let found = self.listing.volumes().await;
+        let Some(mut volumes) = self.or_old(found, folders.listed)? else {
+            folders.listed = Some(Instant::now());
+            return Ok(());
+        };
         folders.stored.retain(|_, at| at.elapsed() < SETTLING);
         for volume in folders.stored.keys() {
             // What we have just stored may not be listed yet, or be deleted.
@@ -263,10 +301,22 @@ impl Catalog {
         if self.is_fresh(part.listed) {
             return Ok(());
         }
-        let found = match self.layout {
-            Layout::Posix => self.list_all().await?,
-            Layout::Swift => self.list_volume(part, volume_id).await?,
-        };
+        let found = self.list(part, volume_id).await;
+        match self.or_old(found, part.listed)? {
+            Some(found) => self.take_listing(part, found),
+            None => part.listed = Some(Instant::now()),
+        }
+        Ok(())
+    }
+
+    async fn list(&self, part: &mut Part, volume_id: &str) -> Result<Vec<Listed>> {
+        match self.layout {
+            Layout::Posix => self.list_all().await,
+            Layout::Swift => self.list_volume(part, volume_id).await,
+        }
+    }
+
+    fn take_listing(&self, part: &mut Part, found: Vec<Listed>) {
         let all: HashSet<&Arc<BackupName>> = found.iter().map(|listed| &listed.name).collect();
         part.known.retain(|name, _| all.contains(name));
         part.volumes.clear();
@@ -276,7 +326,6 @@ impl Catalog {
         }
         part.backups.clear();
         part.listed = Some(Instant::now());
-        Ok(())
     }
 
     async fn list_all(&self) -> Result<Vec<Listed>> {

@@ -222,6 +222,9 @@ async fn judge(shared: &Shared, group: &Group) -> Result<Option<Garbage>> {
 /// and has lost its metadata, and its objects are all that is left of both.
 async fn is_built_on(shared: &Shared, name: &BackupName) -> Result<bool> {
     let others = shared.catalog.backups(&name.volume_id).await?;
+    if let Some(trouble) = shared.catalog.trouble() {
+        return Err(trouble);
+    }
     if let Some(place) = shared.store.hidden().first() {
         tracing::warn!(
             "nothing of backup {} is taken for garbage: what lies in {place} may be built on it, \

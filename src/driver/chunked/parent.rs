@@ -37,8 +37,7 @@ impl Parent {
     /// `Invalid` when none is fit; those of the store.
     pub async fn newest(shared: &Shared, volume_id: &str) -> Result<Self> {
         // What another program has just written counts, too.
-        shared.catalog.forget_listing_of(volume_id).await;
-        let mut backups = shared.catalog.backups(volume_id).await?;
+        let mut backups = shared.catalog.backups_now(volume_id).await?;
         // Of two that are of the same second, the one that is built on the other is newer.
         backups.sort_by_key(|backup| Reverse((backup.created_at, backup.depth)));
         let mut reasons = Vec::new();
