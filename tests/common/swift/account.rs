@@ -2,7 +2,7 @@
 
 use super::client::Client;
 use super::http::Http;
-use crate::common::proxy::Proxy;
+use super::super::proxy::Proxy;
 use serde_json::{Value, json};
 
 /// Who somebody is, and to whom.
