@@ -20,8 +20,8 @@ pub struct Server {
 
 struct Running {
     child: Child,
-    /// The server ends when this is closed.
-    input: ChildStdin,
+    /// The server ends, and leaves nothing, when this is closed.
+    input: Option<ChildStdin>,
 }
 
 /// What there is to start.
@@ -60,7 +60,7 @@ impl Server {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let input = child.stdin.take().unwrap();
+        let input = child.stdin.take();
         let mut line = String::new();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         output.read_line(&mut line).unwrap();
@@ -72,9 +72,9 @@ impl Server {
 
     /// Ends it at once. Its data stay.
     pub fn stop(&mut self) {
-        let running = self.running.take().unwrap();
+        let mut running = self.running.take().unwrap();
         kill(running.child.id(), libc::SIGTERM);
-        running.end();
+        running.wait();
     }
 
     pub fn port(&self) -> u16 {
@@ -94,22 +94,22 @@ impl Server {
 }
 
 impl Running {
-    fn end(self) {
-        drop(self.input);
-        let mut child = self.child;
-        if std::thread::panicking() {
-            // It has been told twice; who waits might not hear of the panic.
-            return;
-        }
+    fn wait(&mut self) {
+        let child = &mut self.child;
         wait_for("the server ends", || !matches!(child.try_wait(), Ok(None)));
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        match self.running.take() {
-            Some(running) => running.end(),
-            None => drop(std::fs::remove_dir_all(&self.folder)),
+        let Some(mut running) = self.running.take() else {
+            let _ = std::fs::remove_dir_all(&self.folder);
+            return;
+        };
+        drop(running.input.take());
+        // A second panic, when it does not end, would hide the first one.
+        if !std::thread::panicking() {
+            running.wait();
         }
     }
 }

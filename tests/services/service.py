@@ -42,7 +42,6 @@ class Service:
     def __init__(self, options):
         self.folder = options.folder
         self.until_eof = options.until_eof
-        self.remove = False
         self.children = []
         os.makedirs(self.folder, exist_ok=True)
         self.lock = open(self.path('lock'), 'w', encoding='utf-8')
@@ -112,14 +111,17 @@ class Service:
                 self.children.remove((name, pid))
                 sys.exit('%s has ended; its log is %s' % (name, self.path(name + '.log')))
 
+    def is_abandoned(self, patience=0):
+        """Whether who started it, and wanted it for so long, is gone."""
+        if not self.until_eof:
+            time.sleep(patience)
+            return False
+        readable, _, _ = select.select([0], [], [], patience)
+        return bool(readable) and not os.read(0, 4096)
+
     def wait(self):
         """Returns when it is time to end."""
-        watched = [0] if self.until_eof else []
-        while True:
-            readable, _, _ = select.select(watched, [], [], 0.5)
-            if readable and not os.read(0, 4096):
-                self.remove = True
-                return
+        while not self.is_abandoned(patience=0.5):
             self.check_children()
 
     def end(self):
@@ -129,7 +131,7 @@ class Service:
             os.kill(pid, signal.SIGKILL)
         for _, pid in self.children:
             os.waitpid(pid, 0)
-        if self.remove:
+        if self.is_abandoned():
             shutil.rmtree(self.folder)
         elif os.path.exists(self.path('info.json')):
             os.unlink(self.path('info.json'))
@@ -178,5 +180,6 @@ def wait_until(server, done):
         if value:
             return value
         server.check_children()
-        time.sleep(0.01)
+        if server.is_abandoned(patience=0.01):
+            break
     sys.exit('%s: what is there does not answer; its logs are there' % server.folder)
