@@ -66,6 +66,8 @@ impl Judge {
             .arg(config)
             .arg("--state")
             .arg(state.path())
+            // Servers are here, and not where a proxy leads to.
+            .env("no_proxy", "127.0.0.1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(said)

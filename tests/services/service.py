@@ -43,6 +43,8 @@ class Service:
         self.folder = options.folder
         self.until_eof = options.until_eof
         self.children = []
+        # Whatever leads into the world does not lead here.
+        os.environ['no_proxy'] = '127.0.0.1'
         os.makedirs(self.folder, exist_ok=True)
         self.lock = open(self.path('lock'), 'w', encoding='utf-8')
         try:

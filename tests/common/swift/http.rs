@@ -34,6 +34,7 @@ impl Http {
         let trusted = pem.map(|pem| reqwest::Certificate::from_pem_bundle(&pem).unwrap());
         let client = reqwest::Client::builder()
             .tls_certs_only(trusted.unwrap_or_default())
+            .no_proxy()
             .build()
             .unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
