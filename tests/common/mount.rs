@@ -252,6 +252,10 @@ impl Lab {
             self.path("spool").display(),
         );
         fs::write(self.config(), text).unwrap();
+        if self.driver == "swift" {
+            // There is a key in it.
+            fs::set_permissions(self.config(), fs::Permissions::from_mode(0o600)).unwrap();
+        }
     }
 
     /// The name of the only backend.
