@@ -9,8 +9,9 @@ use super::login::{Session, log_in};
 use super::trust;
 use crate::config;
 use crate::error::{Error, Kind, Result};
+use crate::store::Body;
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{HeaderMap, HeaderValue};
+use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use reqwest::{Client, Method, Response, StatusCode};
 use std::fmt;
 use std::sync::Arc;
@@ -308,10 +309,13 @@ impl Account {
             .request(call.method.clone(), url)
             .headers(call.headers.clone())
             .header("X-Auth-Token", token);
+        // Without a body, too: some servers want to be told that there is none.
+        if matches!(call.method, Method::PUT | Method::POST) {
+            let length = call.body.as_ref().map_or(0, Body::len);
+            request = request.header(CONTENT_LENGTH, length);
+        }
         if let Some(body) = &call.body {
-            request = request
-                .header(reqwest::header::CONTENT_LENGTH, body.len())
-                .body(progress.stream(body.clone()));
+            request = request.body(progress.stream(body.clone()));
         }
         let mut sending = std::pin::pin!(request.send());
         let mut seen = progress.get();

@@ -1,8 +1,8 @@
 //! Accounts: what a configuration says of them, and how one logs in.
 
+use super::super::proxy::Proxy;
 use super::client::Client;
 use super::http::Http;
-use super::super::proxy::Proxy;
 use serde_json::{Value, json};
 
 /// Who somebody is, and to whom.
