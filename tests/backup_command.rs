@@ -375,7 +375,7 @@ fn a_source_whose_size_changes_is_no_backup() {
 
 #[test]
 fn one_that_is_interrupted_leaves_nothing() {
-    for signal in [libc::SIGINT, libc::SIGTERM] {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
         let lab = Lab::new();
         // Much more than is stored by then.
         let source = long_source(&lab, 1 << 40);

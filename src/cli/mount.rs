@@ -12,7 +12,6 @@ use clap::Args;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::SignalKind;
 use tokio::task::JoinSet;
 
 /// How often it is looked whether somebody else has unmounted.
@@ -127,9 +126,8 @@ fn serve(wired: Wired, folder: &Path, options: &MountArguments) -> Result<()> {
         .map(|backend| (backend.name.clone(), Arc::clone(&backend.driver)))
         .collect();
     let tree = backends::tree(wired);
-    // Before the mount is there: a signal that comes early must not leave it behind. That
-    // of a terminal that is gone ends a program in the foreground.
-    let signals = runtime.block_on(async { Signals::listen(&[SignalKind::hangup()]) })?;
+    // Before the mount is there: a signal that comes early must not leave it behind.
+    let signals = runtime.block_on(async { Signals::listen() })?;
     let mounted = fuse::mount(Arc::clone(&tree), folder, &mount_options, runtime.handle())?;
     let done = match mounted.wait_until_it_answers() {
         Ok(()) => {

@@ -9,14 +9,22 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub struct Signals(Vec<Signal>);
 
 impl Signals {
-    /// SIGTERM and SIGINT, and `others`. Call it within the runtime.
+    /// SIGTERM, SIGINT and SIGHUP (a terminal that is gone), but for those that who started
+    /// us wants to be ignored, as nohup does. Call it within the runtime.
     ///
     /// # Errors
     /// Those of the system.
-    pub fn listen(others: &[SignalKind]) -> Result<Self> {
-        let usual = [SignalKind::terminate(), SignalKind::interrupt()];
-        let all = usual.iter().chain(others);
-        let signals: std::io::Result<Vec<Signal>> = all.map(|kind| signal(*kind)).collect();
+    pub fn listen() -> Result<Self> {
+        let all = [
+            SignalKind::terminate(),
+            SignalKind::interrupt(),
+            SignalKind::hangup(),
+        ];
+        let ignored = ignored();
+        let heard = all
+            .iter()
+            .filter(|kind| !is_in(ignored, kind.as_raw_value()));
+        let signals: std::io::Result<Vec<Signal>> = heard.map(|kind| signal(*kind)).collect();
         signals
             .map(Self)
             .map_err(|e| Error::io("wait for", "signals", &e))
@@ -35,13 +43,25 @@ impl Signals {
     }
 }
 
+/// The signals that are ignored, a bit for each. A handler of ours would end that.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
+}
+
+fn is_in(mask: u64, number: i32) -> bool {
+    u32::try_from(number - 1).is_ok_and(|bit| mask.checked_shr(bit).unwrap_or(0) & 1 == 1)
+}
+
 /// Becomes true with the first signal, and `say` is told; the second one ends the
 /// program. For work that has to be cleared away when it is broken off.
 ///
 /// # Errors
 /// Those of the system.
 pub fn stop_at_signals(say: impl Fn(&str) + Send + 'static) -> Result<Arc<AtomicBool>> {
-    let mut signals = Signals::listen(&[])?;
+    let mut signals = Signals::listen()?;
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&stop);
     tokio::spawn(async move {
