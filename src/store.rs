@@ -217,6 +217,11 @@ pub trait ObjectStore: Send + Sync + Debug {
         Ok(())
     }
 
+    /// Whether claims mean anything here.
+    fn has_claims(&self) -> bool {
+        false
+    }
+
     /// Tells all other processes that the backup of this id is being written, for as
     /// long as the result is held. A store in which that cannot be told does nothing.
     async fn claim(&self, _backup_id: &str) -> Result<Claim> {

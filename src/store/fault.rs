@@ -139,6 +139,10 @@ impl<S: ObjectStore> ObjectStore for FaultStore<S> {
         self.inner.check_writable().await
     }
 
+    fn has_claims(&self) -> bool {
+        self.inner.has_claims()
+    }
+
     async fn claim(&self, backup_id: &str) -> Result<Claim> {
         self.check("claim", "the store", &Call::Claim(backup_id.to_owned()))?;
         self.inner.claim(backup_id).await

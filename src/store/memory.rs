@@ -216,6 +216,10 @@ impl ObjectStore for MemoryStore {
         Ok(())
     }
 
+    fn has_claims(&self) -> bool {
+        true
+    }
+
     async fn claim(&self, backup_id: &str) -> Result<Claim> {
         *self.claims.lock().entry(backup_id.to_owned()).or_default() += 1;
         let claims = Arc::clone(&self.claims);

@@ -445,6 +445,10 @@ impl ObjectStore for PosixStore {
         .await
     }
 
+    fn has_claims(&self) -> bool {
+        true
+    }
+
     async fn claim(&self, backup_id: &str) -> Result<Claim> {
         let (store, path) = (self.clone(), self.sign_of(backup_id)?);
         blocking(move || {

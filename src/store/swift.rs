@@ -23,16 +23,20 @@ use listing::Limits;
 use md5::{Digest, Md5};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, LAST_MODIFIED};
 use reqwest::{Method, StatusCode};
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt::{self, Debug};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use stream::SwiftStream;
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::Mutex;
 
 /// How long it is taken for true that we may write, and how much room there is.
 const KNOWN: Duration = Duration::from_secs(30);
+/// How often an object is stored that the store then does not have, or whose container it
+/// does not know, and the first pause between: clocks catch up, and caches forget.
+const PUTS: u32 = 5;
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Nothing has this name: who may delete it may write.
 const PROBE: &str = ".cinderfs-may-i-write";
 
@@ -43,9 +47,10 @@ pub struct SwiftStore {
     /// The container of new backups.
     container: String,
     storage_policy: Option<String>,
-    limits: OnceCell<Limits>,
-    /// Containers of which it was said that they are missing.
-    missing: std::sync::Mutex<HashSet<String>>,
+    /// How long pages are, and when that was asked.
+    limits: Mutex<Option<(Instant, Limits)>>,
+    /// Containers that were there once, and those that never were.
+    known: std::sync::Mutex<HashMap<String, bool>>,
     writable: Mutex<Option<Instant>>,
     space: Mutex<Option<(Instant, Option<Space>)>>,
 }
@@ -68,26 +73,23 @@ impl SwiftStore {
             containers: options.containers.clone(),
             container: container.unwrap_or_else(|| "volumebackups".to_owned()),
             storage_policy: options.storage_policy.clone(),
-            limits: OnceCell::new(),
-            missing: std::sync::Mutex::default(),
+            limits: Mutex::default(),
+            known: std::sync::Mutex::default(),
             writable: Mutex::default(),
             space: Mutex::default(),
         })
     }
 
-    async fn put_once(&self, call: &Call<'_>, md5: &str) -> Result<StatusCode> {
+    /// Stores an object, and sees to it that this is what the store holds then.
+    async fn put_once(&self, call: &Call<'_>, md5: &str) -> Result<Put> {
         let answer = self.account.ask(call).await?;
         let etag = text(&answer.headers, ETAG.as_str()).map(unquote);
-        if answer.status.is_success() && etag.is_some_and(|etag| !etag.eq_ignore_ascii_case(md5)) {
-            let reason = "what the store says it holds is not what was sent";
-            return Err(Error::new(
-                Kind::Unavailable,
-                call.op,
-                call.subject(),
-                reason,
-            ));
-        }
-        Ok(answer.status)
+        let is_it = etag.is_some_and(|etag| etag.eq_ignore_ascii_case(md5));
+        Ok(match answer.status {
+            StatusCode::NOT_FOUND => Put::NoContainer,
+            _ if is_it => Put::Done,
+            _ => Put::Dropped,
+        })
     }
 
     async fn make_container(&self, container: &str) -> Result<()> {
@@ -132,6 +134,15 @@ impl SwiftStore {
     }
 }
 
+/// What became of an object that was to be stored.
+enum Put {
+    Done,
+    NoContainer,
+    /// Swift accepts (202), and drops, what is older by its clock than what it has: it says
+    /// so by not saying what it holds.
+    Dropped,
+}
+
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
@@ -171,10 +182,15 @@ impl ObjectStore for SwiftStore {
             };
             let page = self.page(container, select).await?;
             entries.extend(page.entries);
-            after = match page.next {
-                Some(next) => Some(next),
+            match page.next {
+                Some(next) if Some(&next) <= after.as_ref() => {
+                    let reason = "the store gives the same page again and again";
+                    let subject = format!("container {container}");
+                    return Err(Error::new(Kind::Unavailable, "list", subject, reason));
+                }
+                Some(next) => after = Some(next),
                 None => return Ok(entries),
-            };
+            }
         }
     }
 
@@ -229,12 +245,28 @@ impl ObjectStore for SwiftStore {
             call.headers.insert(ETAG, tag);
         }
         call.body = Some(body);
-        if self.put_once(&call, &md5).await? != StatusCode::NOT_FOUND {
-            return Ok(());
+        let mut pause = FIRST_PAUSE;
+        let mut is_made = false;
+        for _ in 0..PUTS {
+            match self.put_once(&call, &md5).await? {
+                Put::Done => {
+                    self.note_container(container, true);
+                    return Ok(());
+                }
+                Put::NoContainer if !is_made => {
+                    self.make_container(container).await?;
+                    is_made = true;
+                    continue;
+                }
+                // Some proxy servers do not know of it yet.
+                Put::NoContainer | Put::Dropped => {}
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
         }
-        self.make_container(container).await?;
-        call.fine = &[];
-        self.put_once(&call, &md5).await.map(drop)
+        let reason = "the store answers that all is well, and not that it holds what was sent";
+        let error = Error::new(Kind::Unavailable, call.op, call.subject(), reason);
+        Err(error.advise("are the clocks of its servers right?"))
     }
 
     /// Whatever is stored is durable, and so is its name.

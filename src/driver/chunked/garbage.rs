@@ -15,6 +15,9 @@ use crate::format::{BackupName, Metadata};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, SystemTime};
 
+/// Where nobody can say that he is writing, what is younger may well be being written.
+const LEAST_AGE: Duration = Duration::from_secs(3600);
+
 /// The objects in a container that are of one backup by their names.
 #[derive(Debug)]
 struct Group {
@@ -28,6 +31,12 @@ struct Group {
 /// See [`crate::driver::BackupDriver::garbage`].
 pub async fn garbage(shared: &Shared, age: Duration) -> Result<Vec<Garbage>> {
     shared.catalog.forget_listing().await;
+    if age < LEAST_AGE && !shared.store.has_claims() {
+        tracing::warn!(
+            "this store has no locks: what somebody has begun to write within the last hour may \
+             be taken for garbage"
+        );
+    }
     let mut found = leftovers(shared).await?;
     for container in shared.store.containers(ANY_BACKUP).await? {
         let names = list(shared, &container, ANY_BACKUP).await?;

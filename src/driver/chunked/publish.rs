@@ -47,7 +47,8 @@ impl ChunkedSink {
         let anew = state.generation > 0;
         self.list(&mut state, list, text).await?;
         // Who deletes the parent looks for children before and after; who builds on it looks
-        // for the parent before and after. So one of the two sees the other.
+        // for the parent before and after. So one of the two sees the other, unless listings
+        // are late, as those of Swift may be.
         match self.loss_of_parent(&state).await {
             Ok(None) => {}
             Ok(Some(loss)) if anew => return Err(loss),
@@ -216,7 +217,8 @@ impl ChunkedSink {
             store.put(container, &sha256file, list.clone()).await
         };
         if let Err(e) = stored.await {
-            self.go_back(state, list, (before, metadata), named).await;
+            self.go_back(state, list, (before, metadata), named, &e)
+                .await;
             return Err(e);
         }
         state.has_list = true;
@@ -230,16 +232,23 @@ impl ChunkedSink {
         list: &Body,
         (before, after): (Bytes, Bytes),
         named: &BTreeSet<u64>,
+        failure: &Error,
     ) {
         let (store, container) = (&self.shared.store, &self.name.container);
         let object = self.name.metadata();
-        // Where nothing was changed, nothing needs room.
         let is_before = |text: &Result<Bytes>| text.as_ref().is_ok_and(|text| *text == before);
         let mut found = read_metadata_text(store.as_ref(), &self.name).await;
-        if !is_before(&found) {
+        // A store that gave no answer may have stored it all the same, in a copy that is not
+        // the one just read, and that will count as the newest. What is stored now is newer.
+        let is_unsure = matches!(failure.kind(), Kind::Unavailable | Kind::TimedOut);
+        // Where nothing was changed, nothing needs room.
+        if is_unsure || !is_before(&found) {
             let body = Body::Bytes(before.clone());
-            let _ = store.put(container, &object, body).await;
-            found = read_metadata_text(store.as_ref(), &self.name).await;
+            let stored = store.put(container, &object, body).await;
+            found = match stored {
+                Err(e) if is_unsure => Err(e),
+                _ => read_metadata_text(store.as_ref(), &self.name).await,
+            };
         }
         if is_before(&found) {
             let _ = self.put_list_back(state).await;
@@ -250,6 +259,11 @@ impl ChunkedSink {
             state.list = Some(list.clone());
         } else {
             // Nobody knows which: all objects stay, and no list.
+            tracing::error!(
+                "backup {}: it is not known which of two publications is in the store, so the \
+                 objects of both stay: {failure}",
+                self.name.backup_id
+            );
             state.live.extend(named);
             state.list = None;
         }

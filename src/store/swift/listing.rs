@@ -8,6 +8,10 @@ use crate::store::{Entry, Page, Select};
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+/// So long a server that has not told how long its pages are is not asked again.
+const LIMITS_UNKNOWN: Duration = Duration::from_secs(300);
 
 /// A line of a listing.
 #[derive(Debug, Deserialize)]
@@ -53,7 +57,7 @@ impl SwiftStore {
         let answer = self.account.ask(&call).await?;
         match answer.status {
             StatusCode::NOT_FOUND => {
-                self.tell_missing(container);
+                self.miss(&call, container)?;
                 return Ok(Page::default());
             }
             StatusCode::PRECONDITION_FAILED | StatusCode::BAD_REQUEST => {
@@ -69,6 +73,7 @@ impl SwiftStore {
             }
             _ => {}
         }
+        self.note_container(container, true);
         let mut page = Page::default();
         let mut last = None;
         let mut count = 0;
@@ -99,16 +104,33 @@ impl SwiftStore {
         Ok(page)
     }
 
-    /// A container that is not there is empty, or mistyped: said once.
-    fn tell_missing(&self, container: &str) {
-        let mut told = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.insert(container.to_owned()) {
-            tracing::warn!(
+    /// A container that is not there is empty, or mistyped: said once. One that was there is
+    /// not taken for empty: somebody may answer who knows nothing of it.
+    fn miss(&self, call: &Call<'_>, container: &str) -> Result<()> {
+        match self.note_container(container, false) {
+            Some(true) => {
+                let reason = "the container was there, and now the store says that it is not";
+                let error = Error::new(Kind::Unavailable, call.op, call.subject(), reason);
+                return Err(error.advise("is it still the right server that answers?"));
+            }
+            Some(false) => {}
+            None => tracing::warn!(
                 "there is no container {container} at {}, so there are no backups in it; is \
                  backup_swift_container right? The first backup makes it",
                 self.account.server()
-            );
+            ),
         }
+        Ok(())
+    }
+
+    /// Keeps in mind whether a container is there, once it was. Gives what was known.
+    pub(super) fn note_container(&self, container: &str, is_there: bool) -> Option<bool> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = known.get(container).copied();
+        if is_there || before.is_none() {
+            known.insert(container.to_owned(), is_there);
+        }
+        before
     }
 
     /// Every container of the account.
@@ -123,6 +145,13 @@ impl SwiftStore {
             let answer = self.account.ask(&call).await?;
             let page = lines(&call, &answer)?;
             let count = page.len();
+            if page
+                .first()
+                .is_some_and(|line| line.name.as_ref() <= names.last())
+                && !names.is_empty()
+            {
+                return Err(unreadable(&call, "the same page comes again and again"));
+            }
             names.extend(page.into_iter().filter_map(|line| line.name));
             if !is_full(count, None, self.limits().await.account_listing_limit) {
                 return Ok(names);
@@ -130,20 +159,38 @@ impl SwiftStore {
         }
     }
 
-    /// How long pages are, if the store tells. It is asked once.
+    /// How long pages are, if the store tells, and is surely a Swift: others (RADOS Gateway)
+    /// have pages that are not full though there are more.
     async fn limits(&self) -> Limits {
-        let ask = async {
-            let text = self.account.capabilities().await?;
-            let info = text.and_then(|text| serde_json::from_slice::<Info>(&text).ok());
-            Ok::<_, Error>(info.and_then(|info| info.swift).unwrap_or_default())
-        };
-        match self.limits.get_or_try_init(|| ask).await {
-            Ok(limits) => *limits,
+        let mut known = self.limits.lock().await;
+        if let Some((asked, limits)) = *known
+            && (limits.is_of_swift() || asked.elapsed() < LIMITS_UNKNOWN)
+        {
+            return limits;
+        }
+        let limits = match self.account.capabilities().await {
+            Ok(text) => {
+                let info = text.and_then(|text| serde_json::from_slice::<Info>(&text).ok());
+                info.and_then(|info| info.swift).unwrap_or_default()
+            }
             Err(e) => {
                 tracing::debug!("{e}");
                 Limits::default()
             }
-        }
+        };
+        let limits = match limits.is_of_swift() {
+            true => limits,
+            false => Limits::default(),
+        };
+        *known = Some((Instant::now(), limits));
+        limits
+    }
+}
+
+impl Limits {
+    /// RADOS Gateway tells the first only.
+    fn is_of_swift(self) -> bool {
+        self.container_listing_limit.is_some() && self.account_listing_limit.is_some()
     }
 }
 
