@@ -117,7 +117,8 @@ pub struct Select<'a> {
     pub prefix: &'a str,
     /// All whose names are equal up to and with this, behind the prefix, stand as one.
     pub delimiter: Option<&'a str>,
-    /// Those behind this name, which need not be there.
+    /// Those behind this name, which need not be there. What stands for several may come
+    /// again when only some of them are behind it.
     pub after: Option<&'a str>,
     /// No more than so many, objects and folders together.
     pub most: Option<usize>,

@@ -6,8 +6,12 @@ use bytes::Bytes;
 use cinderfs::error::Kind;
 use cinderfs::store::memory::MemoryStore;
 use cinderfs::store::posix::PosixStore;
-use cinderfs::store::{Body, ObjectStore, read_whole};
+use cinderfs::store::swift::SwiftStore;
+use cinderfs::store::{Body, ObjectStore, Page, Select, read_whole, stream};
 use common::cinder::{get, put};
+use common::library::Dice;
+use common::swift::Swift;
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -18,7 +22,7 @@ macro_rules! every_store {
         mod $store {
             use super::*;
 
-            every_promise! { $make;
+            every_promise! { $make, store => store.as_ref();
                 gives_back_what_was_put
                 clips_ranges
                 says_what_is_missing
@@ -30,26 +34,65 @@ macro_rules! every_store {
                 stores_files
                 stores_many_at_a_time
                 limits_what_is_read_whole
-                shows_what_is_claimed
                 has_no_leftovers_of_what_is_stored
+                takes_names_of_all_kinds
+                gives_pages
+                gives_pages_that_are_folded
+                gives_no_page_of_nothing
+            }
+
+            every_promise! { $make, store => &store;
+                streams
+                streams_nothing_of_what_is_missing
             }
         }
     )*};
 }
 
+/// What stores promise in which others can be told that a backup is being written.
+macro_rules! every_store_with_claims {
+    ($($store:ident: $make:expr;)*) => {
+        mod claims {
+            use super::*;
+
+            $(mod $store {
+                use super::*;
+
+                every_promise! { $make, store => store.as_ref();
+                    shows_what_is_claimed
+                }
+            })*
+        }
+    };
+}
+
 macro_rules! every_promise {
-    ($make:expr; $($promise:ident)*) => {$(
+    ($make:expr, $store:ident => $given:expr; $($promise:ident)*) => {$(
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $promise() {
-            let (store, _folder) = $make;
-            super::$promise(&store).await;
+            let Some((store, _folder)) = $make else {
+                return;
+            };
+            let $store: Arc<dyn ObjectStore> = Arc::new(store);
+            super::$promise($given).await;
         }
     )*};
 }
 
 every_store! {
-    memory: (MemoryStore::new(), ());
-    posix: posix_store();
+    memory: Some((MemoryStore::new(), ()));
+    posix: Some(posix_store());
+    swift: swift_store();
+}
+
+every_store_with_claims! {
+    memory: Some((MemoryStore::new(), ()));
+    posix: Some(posix_store());
+}
+
+/// An account of its own. None when `--quick` leaves it out.
+fn swift_store() -> Option<(SwiftStore, ())> {
+    Some((Swift::shared()?.account().store(), ()))
 }
 
 fn posix_store() -> (PosixStore, tempfile::TempDir) {
@@ -60,6 +103,18 @@ fn posix_store() -> (PosixStore, tempfile::TempDir) {
 async fn names(store: &dyn ObjectStore, container: &str, prefix: &str) -> Vec<String> {
     let entries = store.list(container, prefix).await.unwrap();
     entries.into_iter().map(|entry| entry.name).collect()
+}
+
+/// Of the containers that the store names, those in which anything begins so.
+async fn holders(store: &dyn ObjectStore, prefix: &str) -> Vec<String> {
+    let mut found = store.containers(prefix).await.unwrap();
+    assert!(found.is_sorted_by(|one, next| one < next), "{found:?}");
+    for container in found.clone() {
+        if names(store, &container, prefix).await.is_empty() {
+            found.retain(|other| *other != container);
+        }
+    }
+    found
 }
 
 async fn gives_back_what_was_put(store: &dyn ObjectStore) {
@@ -110,7 +165,7 @@ async fn says_what_is_missing(store: &dyn ObjectStore) {
         }
     }
     assert_eq!(names(store, "none", "").await, [""; 0]);
-    assert_eq!(store.containers("volume_").await.unwrap(), [""; 0]);
+    assert_eq!(holders(store, "volume_").await, [""; 0]);
     store.remove_container("none").await.unwrap();
 }
 
@@ -153,8 +208,9 @@ async fn finds_containers(store: &dyn ObjectStore) {
     put(store, "a", "volume_1", b"x".to_vec()).await;
     put(store, "a", "volume_2", b"x".to_vec()).await;
     put(store, "c", "other", b"x".to_vec()).await;
-    assert_eq!(store.containers("volume_").await.unwrap(), ["a", "b"]);
-    assert_eq!(store.containers("volume_2").await.unwrap(), ["a"]);
+    assert_eq!(holders(store, "volume_").await, ["a", "b"]);
+    assert_eq!(holders(store, "volume_2").await, ["a"]);
+    assert_eq!(holders(store, "").await, ["a", "b", "c"]);
 }
 
 async fn replaces_and_changes_the_version(store: &dyn ObjectStore) {
@@ -267,6 +323,309 @@ async fn has_no_leftovers_of_what_is_stored(store: &dyn ObjectStore) {
     let before = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
     let stat = store.stat("c", "volume_1").await.unwrap();
     assert!(stat.modified > before);
+}
+
+/// Names that are odd in one way or another, none of which holds a slash.
+const ODD: [&str; 24] = [
+    "a b",
+    " leading and trailing ",
+    "100%",
+    "%2F%00",
+    "a?b=c&d=e#f",
+    "semi;colon,comma",
+    "plus+minus-",
+    "quote\"'`",
+    "back\\slash",
+    "<tag>&amp;",
+    "tab\tline\nreturn\r",
+    "\u{7f}\u{1}",
+    "täglich",
+    "日次 バックアップ",
+    "يومي",
+    "😀",
+    "e\u{301}",
+    "é",
+    "...",
+    "..x",
+    "~",
+    "*?[a]",
+    "{}|^",
+    "-00001",
+];
+
+async fn takes_names_of_all_kinds(store: &dyn ObjectStore) {
+    for name in ODD {
+        put(store, "c", name, name.as_bytes().to_vec()).await;
+    }
+    let sorted = |names: &[&str]| {
+        let mut names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        names.sort_unstable();
+        names
+    };
+    assert_eq!(names(store, "c", "").await, sorted(&ODD));
+    for (number, name) in ODD.into_iter().enumerate() {
+        assert_eq!(get(store, "c", name).await, name.as_bytes(), "{name:?}");
+        let stat = store.stat("c", name).await.unwrap();
+        assert_eq!(stat.size, name.len() as u64, "{name:?}");
+        assert!(names(store, "c", name).await.contains(&name.to_owned()));
+        let container = format!("container of {name}");
+        put(store, &container, name, Vec::new()).await;
+        assert!(holders(store, name).await.contains(&container), "{name:?}");
+        store.delete("c", name).await.unwrap();
+        assert_eq!(
+            names(store, "c", "").await,
+            sorted(&ODD[number + 1..]),
+            "{name:?}"
+        );
+    }
+}
+
+/// All pages of a listing, one after the other. Each but the last must be of that length.
+async fn pages(store: &dyn ObjectStore, container: &str, select: Select<'_>) -> Vec<Page> {
+    let mut pages: Vec<Page> = Vec::new();
+    loop {
+        let before = pages.last().and_then(|page| page.next.as_deref());
+        let after = before.or(select.after);
+        let page = store.page(container, Select { after, ..select }).await;
+        let page = page.unwrap();
+        let lines = lines(&page);
+        assert!(lines.is_sorted_by(|one, next| one < next), "{page:?}");
+        assert!(page.entries.is_sorted_by(|one, next| one.name < next.name));
+        assert!(page.folders.is_sorted_by(|one, next| one < next));
+        assert!(
+            lines
+                .iter()
+                .all(|line| after.is_none_or(|after| line.as_str() > after))
+        );
+        if let Some(most) = select.most {
+            assert!(lines.len() <= most, "{page:?}");
+        }
+        if let Some(next) = &page.next {
+            assert_eq!(Some(next), lines.last());
+            assert!(
+                select.most.is_none_or(|most| lines.len() == most),
+                "{page:?}"
+            );
+        }
+        let is_last = page.next.is_none();
+        pages.push(page);
+        if is_last {
+            return pages;
+        }
+    }
+}
+
+fn lines(page: &Page) -> Vec<String> {
+    let entries = page.entries.iter().map(|entry| &entry.name);
+    let mut lines: Vec<String> = entries.chain(&page.folders).cloned().collect();
+    lines.sort_unstable();
+    lines
+}
+
+/// The lines of a listing as they must be, worked out in another way.
+fn expected_lines(all: &[String], select: Select<'_>) -> (Vec<String>, Vec<String>) {
+    let (mut entries, mut folders) = (BTreeSet::new(), BTreeSet::new());
+    for name in all {
+        let Some(behind) = name.strip_prefix(select.prefix) else {
+            continue;
+        };
+        let split = select
+            .delimiter
+            .and_then(|by| Some((by, behind.split_once(by)?.0)));
+        let (set, line) = match split {
+            Some((by, head)) => (&mut folders, format!("{}{head}{by}", select.prefix)),
+            None => (&mut entries, name.clone()),
+        };
+        if select.after.is_none_or(|after| line.as_str() > after) {
+            set.insert(line);
+        }
+    }
+    (entries.into_iter().collect(), folders.into_iter().collect())
+}
+
+async fn check_pages(store: &dyn ObjectStore, all: &[String], select: Select<'_>) {
+    let pages = pages(store, "c", select).await;
+    let (entries, folders) = expected_lines(all, select);
+    let told = || pages.iter().flat_map(|page| &page.entries);
+    let named: Vec<String> = told().map(|entry| entry.name.clone()).collect();
+    assert_eq!(named, entries, "{select:?}");
+    let folded: Vec<String> = pages.iter().flat_map(|page| page.folders.clone()).collect();
+    assert_eq!(folded, folders, "{select:?}");
+    // The versions are those of the listing of all.
+    let listed = store.list("c", select.prefix).await.unwrap();
+    assert!(told().all(|entry| listed.contains(entry)), "{select:?}");
+    let count = entries.len() + folders.len();
+    if let Some(most) = select.most {
+        // A page that is full may be the last or not: that only the next one tells.
+        let least = count.div_ceil(most).max(1);
+        assert!(
+            (least..=count / most + 1).contains(&pages.len()),
+            "{select:?}"
+        );
+    }
+}
+
+async fn gives_pages(store: &dyn ObjectStore) {
+    let mut all: Vec<String> = ODD.into_iter().map(str::to_owned).collect();
+    all.extend((0..7).map(|number| format!("volume_{number}")));
+    for name in &all {
+        put(store, "c", name, name.as_bytes().to_vec()).await;
+    }
+    all.sort_unstable();
+    for prefix in ["", "volume_", "100%", "日", "e", "none"] {
+        for most in [None, Some(1), Some(2), Some(7), Some(100)] {
+            let select = Select {
+                prefix,
+                most,
+                ..Select::default()
+            };
+            check_pages(store, &all, select).await;
+        }
+    }
+    // Behind every name, and behind names that are not there.
+    let more = ["", "volume_3x", "\u{10ffff}", "vol", "日次"].map(str::to_owned);
+    for after in all.iter().chain(&more) {
+        for prefix in ["", "volume_"] {
+            let select = Select {
+                prefix,
+                after: Some(after),
+                most: Some(20),
+                ..Select::default()
+            };
+            check_pages(store, &all, select).await;
+        }
+    }
+}
+
+async fn gives_pages_that_are_folded(store: &dyn ObjectStore) {
+    let mut all: Vec<String> = Vec::new();
+    for volume in ["a", "b b", "ж", "a-0-0"] {
+        for time in ["1", "2"] {
+            let backup = format!("volume_{volume}_{time}_backup");
+            all.extend([1, 2, 3].map(|number| format!("{backup}-{number:05}")));
+            all.extend(["_metadata", "_sha256file"].map(|end| format!("{backup}{end}")));
+        }
+    }
+    all.extend(["other", "x-0", "-0"].map(str::to_owned));
+    for name in &all {
+        put(store, "c", name, name.as_bytes().to_vec()).await;
+    }
+    all.sort_unstable();
+    for delimiter in ["_", "-0", "-00", "ж", " ", "_backup-", "none"] {
+        for prefix in [
+            "",
+            "volume_",
+            "volume_a",
+            "volume_ж_",
+            "volume_b b_1_backup",
+            "-0",
+        ] {
+            for most in [None, Some(1), Some(3), Some(100)] {
+                let select = Select {
+                    prefix,
+                    delimiter: Some(delimiter),
+                    most,
+                    ..Select::default()
+                };
+                check_pages(store, &all, select).await;
+            }
+        }
+        for after in [
+            "volume_a_1_backup-0",
+            "volume_a_1_backup-00002",
+            "volume_b",
+            "x-0",
+        ] {
+            let select = Select {
+                prefix: "",
+                delimiter: Some(delimiter),
+                after: Some(after),
+                most: None,
+            };
+            let page = store.page("c", select).await.unwrap();
+            assert_eq!(page.next, None);
+            let (entries, folders) = expected_lines(&all, select);
+            let named: Vec<String> = page.entries.into_iter().map(|entry| entry.name).collect();
+            assert_eq!(named, entries, "{select:?}");
+            // One that holds names on both sides may be there or not.
+            let on_both = |folder: &String| {
+                let mut within = all.iter().filter(|name| name.starts_with(folder.as_str()));
+                folder.as_str() <= after && within.any(|name| name.as_str() > after)
+            };
+            let mut folded = page.folders;
+            folded.retain(|folder| !on_both(folder));
+            assert_eq!(folded, folders, "{select:?}");
+        }
+    }
+}
+
+async fn gives_no_page_of_nothing(store: &dyn ObjectStore) {
+    put(store, "c", "o", b"x".to_vec()).await;
+    let select = Select {
+        delimiter: Some("-0"),
+        most: Some(3),
+        ..Select::default()
+    };
+    assert_eq!(store.page("none", select).await.unwrap(), Page::default());
+    let select = Select {
+        prefix: "x",
+        ..select
+    };
+    assert_eq!(store.page("c", select).await.unwrap(), Page::default());
+}
+
+async fn streams(store: &Arc<dyn ObjectStore>) {
+    let whole = Dice(5).noise(300_001);
+    put(store.as_ref(), "c", "o", whole.clone()).await;
+    put(store.as_ref(), "c", "empty", Vec::new()).await;
+    put(store.as_ref(), "täglich ☃", "100%?", whole.clone()).await;
+    let length = whole.len();
+    for (container, name, offset, want) in [
+        ("c", "o", 0, 1 << 20),
+        ("c", "o", 0, 300_001),
+        ("c", "o", 0, 1000),
+        ("c", "o", 1, 65_536),
+        ("c", "o", 299_990, 7),
+        ("c", "o", 300_000, 7),
+        ("c", "o", 300_001, 7),
+        ("c", "o", 300_002, 7),
+        ("c", "o", u64::MAX - 1, 7),
+        ("c", "o", 299_990, u64::MAX),
+        ("täglich ☃", "100%?", 150_000, 100_000),
+    ] {
+        let mut read = Vec::new();
+        let mut stream = stream(store, container, name, offset);
+        loop {
+            let piece = stream.next(want).await.unwrap();
+            if piece.is_empty() {
+                break;
+            }
+            read.extend_from_slice(&piece);
+        }
+        let from = usize::try_from(offset).unwrap().min(length);
+        assert!(read == whole[from..], "{name} from {offset} by {want}");
+        // Its end stays its end.
+        assert!(stream.next(want).await.unwrap().is_empty());
+    }
+    for offset in [0, 1] {
+        let mut stream = stream(store, "c", "empty", offset);
+        assert!(stream.next(10).await.unwrap().is_empty());
+        assert!(stream.next(10).await.unwrap().is_empty());
+    }
+}
+
+async fn streams_nothing_of_what_is_missing(store: &Arc<dyn ObjectStore>) {
+    put(store.as_ref(), "c", "there", b"x".to_vec()).await;
+    for (container, name) in [("c", "gone"), ("none", "there")] {
+        for offset in [0, 5] {
+            let mut stream = stream(store, container, name, offset);
+            for _ in 0..2 {
+                let error = stream.next(10).await.unwrap_err();
+                assert_eq!(error.kind(), Kind::NotFound);
+                assert!(error.to_string().contains(name), "{error}");
+            }
+        }
+    }
 }
 
 // What only a store of files can get wrong.

@@ -1,6 +1,6 @@
 //! A store that counts what is asked of it and fails on demand: for tests.
 
-use super::{Body, Claim, Entry, ObjectStore, Space, Stat};
+use super::{Body, Claim, Entry, ObjectStore, ObjectStream, Page, Select, Space, Stat};
 use crate::error::{Error, Kind, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -31,36 +31,17 @@ type Rule = dyn Fn(&Call) -> Option<Kind> + Send + Sync;
 /// Any store, watched. See the module's page.
 pub struct FaultStore<S> {
     inner: S,
+    watch: Arc<Watch>,
+}
+
+/// What fails, and what was read.
+struct Watch {
     rule: Mutex<Arc<Rule>>,
     reads: AtomicU64,
     bytes_read: AtomicU64,
 }
 
-impl<S> FaultStore<S> {
-    /// Watches `inner`; nothing fails yet.
-    pub fn new(inner: S) -> Self {
-        Self {
-            inner,
-            rule: Mutex::new(Arc::new(|_| None)),
-            reads: AtomicU64::new(0),
-            bytes_read: AtomicU64::new(0),
-        }
-    }
-
-    /// From now on, a call for which `rule` names a kind fails so.
-    pub fn fail_when(&self, rule: impl Fn(&Call) -> Option<Kind> + Send + Sync + 'static) {
-        *self.rule.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(rule);
-    }
-
-    /// How often a chunk was read since the last call of this, and how many bytes of
-    /// chunks that gave. Metadata and hash lists do not count.
-    pub fn take_chunk_reads(&self) -> (u64, u64) {
-        (
-            self.reads.swap(0, Ordering::Relaxed),
-            self.bytes_read.swap(0, Ordering::Relaxed),
-        )
-    }
-
+impl Watch {
     fn check(&self, op: &'static str, container: &str, call: &Call) -> Result<()> {
         let rule = Arc::clone(&self.rule.lock().unwrap_or_else(PoisonError::into_inner));
         match rule(call) {
@@ -72,6 +53,74 @@ impl<S> FaultStore<S> {
             )),
             None => Ok(()),
         }
+    }
+
+    fn count(&self, name: &str, bytes: &Bytes) {
+        if !name.ends_with("_metadata") && !name.ends_with("_sha256file") {
+            self.reads.fetch_add(1, Ordering::Relaxed);
+            self.bytes_read
+                .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A stream of the store's own, watched piece by piece.
+struct Watched {
+    inner: Box<dyn ObjectStream>,
+    watch: Arc<Watch>,
+    container: String,
+    name: String,
+    /// Where the next byte stands.
+    offset: u64,
+}
+
+#[async_trait]
+impl ObjectStream for Watched {
+    async fn next(&mut self, want: u64) -> Result<Bytes> {
+        let range = self.offset..self.offset.saturating_add(want);
+        let call = Call::Read(self.name.clone(), range);
+        self.watch.check("read object", &self.container, &call)?;
+        let bytes = self.inner.next(want).await?;
+        self.offset += bytes.len() as u64;
+        self.watch.count(&self.name, &bytes);
+        Ok(bytes)
+    }
+}
+
+impl<S> FaultStore<S> {
+    /// Watches `inner`; nothing fails yet.
+    pub fn new(inner: S) -> Self {
+        Self {
+            inner,
+            watch: Arc::new(Watch {
+                rule: Mutex::new(Arc::new(|_| None)),
+                reads: AtomicU64::new(0),
+                bytes_read: AtomicU64::new(0),
+            }),
+        }
+    }
+
+    /// From now on, a call for which `rule` names a kind fails so.
+    pub fn fail_when(&self, rule: impl Fn(&Call) -> Option<Kind> + Send + Sync + 'static) {
+        let mut current = self
+            .watch
+            .rule
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(rule);
+    }
+
+    /// How often a chunk was read since the last call of this, and how many bytes of
+    /// chunks that gave. Metadata and hash lists do not count.
+    pub fn take_chunk_reads(&self) -> (u64, u64) {
+        (
+            self.watch.reads.swap(0, Ordering::Relaxed),
+            self.watch.bytes_read.swap(0, Ordering::Relaxed),
+        )
+    }
+
+    fn check(&self, op: &'static str, container: &str, call: &Call) -> Result<()> {
+        self.watch.check(op, container, call)
     }
 }
 
@@ -97,6 +146,11 @@ impl<S: ObjectStore> ObjectStore for FaultStore<S> {
         self.inner.list(container, prefix).await
     }
 
+    async fn page(&self, container: &str, select: Select<'_>) -> Result<Page> {
+        self.check("list", container, &Call::List)?;
+        self.inner.page(container, select).await
+    }
+
     async fn stat(&self, container: &str, name: &str) -> Result<Stat> {
         self.check("find object", container, &Call::Stat(name.to_owned()))?;
         self.inner.stat(container, name).await
@@ -109,12 +163,18 @@ impl<S: ObjectStore> ObjectStore for FaultStore<S> {
             &Call::Read(name.to_owned(), range.clone()),
         )?;
         let bytes = self.inner.read(container, name, range).await?;
-        if !name.ends_with("_metadata") && !name.ends_with("_sha256file") {
-            self.reads.fetch_add(1, Ordering::Relaxed);
-            self.bytes_read
-                .fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        }
+        self.watch.count(name, &bytes);
         Ok(bytes)
+    }
+
+    fn stream(&self, container: &str, name: &str, offset: u64) -> Option<Box<dyn ObjectStream>> {
+        Some(Box::new(Watched {
+            inner: self.inner.stream(container, name, offset)?,
+            watch: Arc::clone(&self.watch),
+            container: container.to_owned(),
+            name: name.to_owned(),
+            offset,
+        }))
     }
 
     async fn put(&self, container: &str, name: &str, body: Body) -> Result<()> {

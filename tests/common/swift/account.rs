@@ -3,6 +3,9 @@
 use super::super::proxy::Proxy;
 use super::client::Client;
 use super::http::Http;
+use crate::common::proxy::Proxy;
+use cinderfs::config::{Config, Containers, Driver};
+use cinderfs::store::swift::SwiftStore;
 use serde_json::{Value, json};
 
 /// Who somebody is, and to whom.
@@ -62,6 +65,22 @@ impl Account {
                 lines
             }
         }
+    }
+
+    /// The program's own store over it, with all of its containers.
+    pub fn store(&self) -> SwiftStore {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("cinderfs.conf");
+        let driver = "backup_driver = cinder.backup.drivers.swift.SwiftBackupDriver";
+        let text = format!("[DEFAULT]\n{driver}\n{}", self.lines());
+        std::fs::write(&file, text).unwrap();
+        let config = Config::load(&file).unwrap();
+        let Driver::Swift(options) = &config.backends[0].driver else {
+            panic!("{config:?}");
+        };
+        let mut options = options.clone();
+        options.containers = Containers::All;
+        SwiftStore::new(&options).unwrap()
     }
 
     /// The same account, by way of a proxy where one logs in. Version 1 then gives an
