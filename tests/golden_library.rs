@@ -13,8 +13,9 @@ use common::golden::{Golden, TREES, Tree, sha256};
 use common::library::{Dice, MIB, Rooms, compressed, options};
 use std::sync::Arc;
 
-fn rooms(tree: Tree, memory: u64) -> Rooms {
-    Rooms::new(tree.store(), options(tree.layout()), memory)
+/// None when `--quick` leaves the tree out.
+fn rooms(tree: Tree, memory: u64) -> Option<Rooms> {
+    Some(Rooms::new(tree.store()?, options(tree.layout()), memory))
 }
 
 async fn assert_reads(rooms: &Rooms, golden: &Golden) {
@@ -23,7 +24,12 @@ async fn assert_reads(rooms: &Rooms, golden: &Golden) {
     let backup = rooms.find(&golden.volume, &golden.id).await;
     let reader = rooms.open(&backup).await.unwrap();
     let mut dice = Dice(golden.size + 1);
-    for _ in 0..40 {
+    let reads = match golden.tree.layout() {
+        Layout::Posix => 40,
+        // Each takes a request for every chunk.
+        Layout::Swift => 6,
+    };
+    for _ in 0..reads {
         let offset = dice.below(golden.size + 10);
         let length = dice.below(40_000);
         let read = reader.read(offset, length).await.unwrap();
@@ -36,7 +42,9 @@ async fn assert_reads(rooms: &Rooms, golden: &Golden) {
 #[tokio::test]
 async fn every_backup_is_listed_as_the_manifest_says() {
     for tree in TREES {
-        let rooms = rooms(tree, MIB);
+        let Some(rooms) = rooms(tree, MIB) else {
+            continue;
+        };
         let mut expected: Vec<String> = tree.backups().into_iter().map(|b| b.volume).collect();
         expected.sort();
         expected.dedup();
@@ -69,7 +77,13 @@ impl Rooms {
 async fn every_backup_reads_with_much_and_with_little_memory() {
     for memory in [0, 64 << 10, MIB, 64 * MIB] {
         for tree in TREES {
-            let rooms = rooms(tree, memory);
+            let is_far = tree.layout() == Layout::Swift;
+            if is_far && ![0, 64 * MIB].contains(&memory) {
+                continue;
+            }
+            let Some(rooms) = rooms(tree, memory) else {
+                continue;
+            };
             for golden in tree.backups() {
                 assert_reads(&rooms, &golden).await;
             }
@@ -81,7 +95,9 @@ async fn every_backup_reads_with_much_and_with_little_memory() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn every_backup_reads_for_many_at_a_time() {
     for tree in TREES {
-        let rooms = Arc::new(rooms(tree, MIB));
+        let Some(rooms) = rooms(tree, MIB).map(Arc::new) else {
+            continue;
+        };
         let mut readers = tokio::task::JoinSet::new();
         for golden in tree.backups() {
             for _ in 0..3 {

@@ -1,4 +1,4 @@
-//! Objects in memory: for tests, which load a tree of files into it.
+//! Objects in memory: for tests.
 
 use super::{Body, Claim, Entry, ObjectStore, Space, Stat};
 use crate::error::{Error, Kind, Result};
@@ -6,7 +6,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -58,53 +57,11 @@ impl MemoryStore {
         Self::default()
     }
 
-    /// Loads a tree in which each folder at the top is a container, and each file below
-    /// it an object named by its path there, slashes and all.
-    ///
-    /// # Errors
-    /// Those of reading the tree.
-    pub fn load(root: &Path) -> std::io::Result<Self> {
-        let store = Self::new();
-        for container in std::fs::read_dir(root)? {
-            let container = container?;
-            let name = container.file_name().to_string_lossy().into_owned();
-            let mut objects = BTreeMap::new();
-            load_folder(&container.path(), "", &mut objects)?;
-            store.lock().insert(name, objects);
-        }
-        Ok(store)
-    }
-
     fn lock(&self) -> MutexGuard<'_, Containers> {
         self.containers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn load_folder(
-    folder: &Path,
-    prefix: &str,
-    objects: &mut BTreeMap<String, Object>,
-) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
-        if entry.file_type()?.is_dir() {
-            load_folder(&entry.path(), &format!("{name}/"), objects)?;
-        } else {
-            let bytes = std::fs::read(entry.path())?.into();
-            objects.insert(
-                name,
-                Object {
-                    bytes,
-                    version: 0,
-                    modified: SystemTime::now(),
-                },
-            );
-        }
-    }
-    Ok(())
 }
 
 fn missing(op: &'static str, container: &str, name: &str) -> Error {

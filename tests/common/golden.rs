@@ -1,13 +1,13 @@
 //! Backups that real Cinder wrote, and what it said of them.
 
+use super::swift::{Account, Swift};
 use cinderfs::format::Layout;
 use cinderfs::store::ObjectStore;
-use cinderfs::store::memory::MemoryStore;
 use cinderfs::store::posix::PosixStore;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// A line of a manifest.
 #[derive(Debug, Clone)]
@@ -57,16 +57,29 @@ impl Tree {
         }
     }
 
-    pub fn store(self) -> Arc<dyn ObjectStore> {
+    /// To be read only. None when it needs a Swift, and `--quick` leaves that out.
+    pub fn store(self) -> Option<Arc<dyn ObjectStore>> {
         match self.layout() {
-            Layout::Posix => Arc::new(PosixStore::open(&self.path()).unwrap()),
-            Layout::Swift => Arc::new(self.memory()),
+            Layout::Posix => Some(Arc::new(PosixStore::open(&self.path()).unwrap())),
+            Layout::Swift => Some(Arc::new(self.account()?.store())),
         }
     }
 
-    /// A swift tree, to be changed.
-    pub fn memory(self) -> MemoryStore {
-        MemoryStore::load(&self.path()).unwrap()
+    /// A swift tree, in a Swift that all tests of this program share. To be read only.
+    pub fn account(self) -> Option<&'static Account> {
+        static NEW: OnceLock<Option<Account>> = OnceLock::new();
+        static OLD: OnceLock<Option<Account>> = OnceLock::new();
+        let cell = match self {
+            Self::Posix | Self::Nfs => panic!("{self:?} is a tree of files"),
+            Self::Swift => &NEW,
+            Self::OldSwift => &OLD,
+        };
+        let load = || {
+            let account = Swift::shared()?.account();
+            account.client().load(&self.path());
+            Some(account)
+        };
+        cell.get_or_init(load).as_ref()
     }
 
     /// A copy of a posix tree, to be changed.

@@ -10,7 +10,12 @@ pub mod golden;
 pub mod judge;
 #[allow(dead_code, reason = "each test uses a part of it")]
 pub mod library;
-#[allow(dead_code, reason = "each test uses a part of it")]
+#[allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "each test uses a part of it"
+)]
 pub mod mount;
 #[allow(dead_code, reason = "each test uses a part of it")]
 pub mod proxy;

@@ -1,7 +1,7 @@
 //! The real program on a real mount: temporary folders, the daemon, and commands that
 //! run against it. Whatever a test does, nothing stays mounted.
 
-use super::swift::Account;
+use super::swift::{Account, Swift};
 use std::ffi::{CString, OsStr};
 use std::fs;
 use std::io::{self, Write};
@@ -192,14 +192,63 @@ pub struct Lab {
     root: tempfile::TempDir,
     /// Of the only backend; its name is the driver's.
     driver: &'static str,
+    /// Where it is, unless it is in a folder.
+    account: Option<Account>,
     /// Lines of the configuration that are always there.
     lines: String,
 }
 
+/// What there is to keep backups in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    Posix,
+    Swift,
+}
+
+/// Tests with a laboratory of their own, over every kind of backend: functions that take
+/// one, with these options.
+macro_rules! on_every_backend {
+    ($options:expr; $($test:ident)*) => {
+        mod posix {
+            use super::*;
+
+            $(#[test]
+            fn $test() {
+                super::$test(&Lab::with($options));
+            })*
+        }
+
+        mod swift {
+            use super::*;
+
+            $(#[test]
+            fn $test() {
+                let swift = crate::common::mount::Backend::Swift;
+                if let Some(lab) = Lab::on(swift, $options) {
+                    super::$test(&lab);
+                }
+            })*
+        }
+    };
+}
+pub(crate) use on_every_backend;
+
+/// As `Lab::new` has it.
+pub const SMALL_OBJECTS: &str = "backup_file_size = 1048576\n";
+
 impl Lab {
     /// Small objects, so that small files have several: 1 MiB with zlib.
     pub fn new() -> Self {
-        Self::with("backup_file_size = 1048576\n")
+        Self::with(SMALL_OBJECTS)
+    }
+
+    /// Over a folder, or a new account of a Swift that all tests of this program share.
+    /// None when `--quick` leaves that out.
+    pub fn on(backend: Backend, options: &str) -> Option<Self> {
+        match backend {
+            Backend::Posix => Some(Self::with(options)),
+            Backend::Swift => Some(Self::on_swift(&Swift::shared()?.account(), options)),
+        }
     }
 
     /// With further lines for the only section; the backend is named `posix`.
@@ -221,6 +270,7 @@ impl Lab {
             "backup_driver = cinder.backup.drivers.swift.SwiftBackupDriver\n{}",
             account.lines()
         );
+        lab.account = Some(account.clone());
         lab.configure(options);
         lab
     }
@@ -229,6 +279,7 @@ impl Lab {
         let lab = Self {
             root: tempfile::tempdir().unwrap(),
             driver,
+            account: None,
             lines: String::new(),
         };
         for folder in ["store", "mnt", "spool", "home"] {
@@ -244,8 +295,14 @@ impl Lab {
         lab
     }
 
-    /// Writes the configuration anew.
+    /// Writes the configuration anew. The sizes have the names that they have with posix.
     pub fn configure(&self, options: &str) {
+        let options = match self.account {
+            None => options.to_owned(),
+            Some(_) => options
+                .replace("backup_file_size", "backup_swift_object_size")
+                .replace("backup_sha_block_size_bytes", "backup_swift_block_size"),
+        };
         let text = format!(
             "[DEFAULT]\n{}spool_path = {}\n{options}",
             self.lines,
@@ -267,8 +324,40 @@ impl Lab {
         self.root.path().join(name)
     }
 
+    /// The store; a copy of it as it is now, if it is not in a folder.
     pub fn store(&self) -> PathBuf {
-        self.path("store")
+        let folder = self.path("store");
+        if let Some(account) = &self.account {
+            fs::remove_dir_all(&folder).unwrap();
+            fs::create_dir(&folder).unwrap();
+            account.client().fetch(&folder);
+        }
+        folder
+    }
+
+    pub fn is_on_swift(&self) -> bool {
+        self.account.is_some()
+    }
+
+    /// Waits until a Swift has done what a program that is gone had asked for.
+    pub fn settle(&self) {
+        let Some(account) = &self.account else {
+            return;
+        };
+        let client = account.client();
+        let listed = || {
+            let containers = client.containers().into_iter();
+            let names = containers.map(|container| client.list(&container, ""));
+            names.collect::<Vec<_>>()
+        };
+        let mut before = listed();
+        wait_for("nothing changes any more", || {
+            std::thread::sleep(Duration::from_millis(100));
+            let now = listed();
+            let is_same = now == before;
+            before = now;
+            is_same
+        });
     }
 
     pub fn config(&self) -> PathBuf {

@@ -1,5 +1,6 @@
-//! Reads a posix store as Cinder 29 reads and writes it, with code that shares nothing
-//! with the program's, and refuses whatever Cinder would not have written.
+//! Reads a store of files, or a copy of one that is in a Swift, as Cinder 29 reads and
+//! writes it, with code that shares nothing with the program's, and refuses whatever Cinder
+//! would not have written.
 
 use md5::{Digest as _, Md5};
 use serde_json::Value;
@@ -11,10 +12,14 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 const PIECE: usize = 1 << 20;
+/// The container of all backups in a Swift.
+const IN_SWIFT: &str = "volumebackups";
 
 /// A backup as the store holds it.
 #[derive(Debug)]
 pub struct Stored {
+    /// What the names of its objects begin with.
+    pub prefix: String,
     pub id: String,
     pub volume: String,
     pub name: Option<String>,
@@ -27,6 +32,7 @@ pub struct Stored {
 
 #[derive(Debug)]
 pub struct StoredObject {
+    pub name: String,
     pub path: PathBuf,
     pub number: u64,
     pub offset: u64,
@@ -53,6 +59,12 @@ pub fn read_store(root: &Path) -> Vec<Stored> {
     let mut found = Vec::new();
     for one in folders(root) {
         for two in entries(&one) {
+            if file_name(&one) == IN_SWIFT {
+                for folder in entries(&two) {
+                    found.extend(read_folder(&one, &folder));
+                }
+                continue;
+            }
             for container in entries(&two) {
                 found.push(read_container(root, &container));
             }
@@ -161,35 +173,74 @@ fn read_container(root: &Path, container: &Path) -> Stored {
     let id = file_name(container).to_owned();
     let relative = container.strip_prefix(root).unwrap().to_str().unwrap();
     assert_eq!(relative, format!("{}/{}/{id}", &id[..2], &id[2..4]));
-    assert_eq!(uuid::Uuid::parse_str(&id).unwrap().to_string(), id);
     assert_eq!(mode(container), 0o770, "{relative}");
     let files = entries(container);
     for file in &files {
         assert!(file.is_file() && !file.is_symlink(), "{}", file.display());
         assert_eq!(mode(file), 0o660, "{}", file.display());
     }
-    let metadata_path = files
+    let mut all = read_backups(container, files);
+    assert_eq!(all.len(), 1, "{relative}: {all:#?}");
+    let backup = all.remove(0);
+    let (head, stamp) = backup
+        .prefix
+        .strip_suffix(&format!("_backup_{id}"))
+        .and_then(|head| head.rsplit_once('_'))
+        .unwrap_or_else(|| panic!("prefix {:?}", backup.prefix));
+    assert_eq!(head, format!("volume_{}", backup.volume));
+    check_stamp(stamp);
+    backup
+}
+
+/// Backups of a volume that were begun in the same second.
+fn read_folder(container: &Path, folder: &Path) -> Vec<Stored> {
+    let backups = read_backups(container, entries(folder));
+    for backup in &backups {
+        let (head, zone) = backup.prefix.rsplit_once('/').unwrap();
+        let (volume, stamp) = head.rsplit_once('/').unwrap();
+        assert_eq!(volume, format!("volume_{}", backup.volume));
+        check_stamp(stamp);
+        assert_eq!(zone, format!("az_nova_backup_{}", backup.id));
+    }
+    backups
+}
+
+fn check_stamp(stamp: &str) {
+    let is_right = stamp.len() == 14 && stamp.bytes().all(|b| b.is_ascii_digit());
+    assert!(is_right, "{stamp}");
+}
+
+/// The backups that these files are, all of them.
+fn read_backups(container: &Path, files: Vec<PathBuf>) -> Vec<Stored> {
+    let mut names: BTreeSet<String> = files
         .iter()
-        .find(|path| file_name(path).ends_with("_metadata"));
-    let metadata_path =
-        metadata_path.unwrap_or_else(|| panic!("{relative} has no metadata: {files:?}"));
-    let prefix = file_name(metadata_path).strip_suffix("_metadata").unwrap();
-    let metadata = read_json(metadata_path);
+        .map(|file| file.strip_prefix(container).unwrap())
+        .map(|name| name.to_str().unwrap().to_owned())
+        .collect();
+    let prefixes = names
+        .iter()
+        .filter_map(|name| name.strip_suffix("_metadata"));
+    let prefixes: Vec<String> = prefixes.map(str::to_owned).collect();
+    let read = |prefix: &String| {
+        // Cinder refuses to restore when there is anything else of that prefix.
+        let own = names.extract_if(.., |name| name.starts_with(prefix.as_str()));
+        read_backup(container, prefix, &own.collect())
+    };
+    let found: Vec<Stored> = prefixes.iter().map(read).collect();
+    assert!(names.is_empty(), "of no backup: {names:?}");
+    found
+}
+
+fn read_backup(container: &Path, prefix: &str, listed: &BTreeSet<String>) -> Stored {
+    let metadata = read_json(&container.join(format!("{prefix}_metadata")));
     let list = container.join(format!("{prefix}_sha256file"));
     // Without one, Cinder restores it, and builds nothing on it.
     let hashes = list.exists().then(|| read_hashes(&list, &metadata));
 
     let text = |key: &str| metadata[key].as_str().map(str::to_owned);
     let volume = text("volume_id").unwrap();
-    let (head, stamp) = prefix
-        .strip_suffix(&format!("_backup_{id}"))
-        .and_then(|head| head.rsplit_once('_'))
-        .unwrap_or_else(|| panic!("prefix {prefix:?}"));
-    assert_eq!(head, format!("volume_{volume}"));
-    assert!(
-        stamp.len() == 14 && stamp.bytes().all(|b| b.is_ascii_digit()),
-        "{prefix}"
-    );
+    let (_, id) = prefix.rsplit_once("_backup_").unwrap();
+    assert_eq!(uuid::Uuid::parse_str(id).unwrap().to_string(), id);
 
     assert_eq!(
         keys(&metadata),
@@ -207,7 +258,7 @@ fn read_container(root: &Path, container: &Path) -> Stored {
         ])
     );
     assert_eq!(metadata["version"], "1.0.0");
-    assert_eq!(metadata["backup_id"], id.as_str());
+    assert_eq!(metadata["backup_id"], id);
     check_created_at(metadata["created_at"].as_str().unwrap());
     let objects: Vec<StoredObject> = metadata["objects"]
         .as_array()
@@ -215,28 +266,21 @@ fn read_container(root: &Path, container: &Path) -> Stored {
         .iter()
         .map(|entry| read_object(container, prefix, entry))
         .collect();
-    // Cinder refuses to restore when the container holds anything else of that prefix.
-    let mut named: BTreeSet<String> = objects
-        .iter()
-        .map(|object| file_name(&object.path).to_owned())
-        .collect();
+    let mut named: BTreeSet<String> = objects.iter().map(|one| one.name.clone()).collect();
     assert_eq!(named.len(), objects.len(), "an object is named twice");
     named.insert(format!("{prefix}_metadata"));
     if hashes.is_some() {
         named.insert(format!("{prefix}_sha256file"));
     }
-    let listed: BTreeSet<String> = files
-        .iter()
-        .map(|path| file_name(path).to_owned())
-        .collect();
-    assert_eq!(listed, named);
+    assert_eq!(*listed, named);
     let (sha_block, sha256s) = hashes.unwrap_or_default();
     Stored {
         name: text("backup_name"),
         description: text("backup_description"),
+        prefix: prefix.to_owned(),
+        id: id.to_owned(),
         sha_block,
         sha256s,
-        id,
         volume,
         objects,
         metadata,
@@ -294,6 +338,7 @@ fn read_object(container: &Path, prefix: &str, entry: &Value) -> StoredObject {
             .metadata()
             .unwrap_or_else(|e| panic!("{name}: {e}"))
             .len(),
+        name: name.clone(),
         path,
         number,
         offset: fields["offset"].as_u64().unwrap(),

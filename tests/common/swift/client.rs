@@ -114,6 +114,25 @@ impl Client {
     }
 }
 
+impl Client {
+    /// The opposite of [`Self::load`]. What vanishes meanwhile is left out.
+    pub fn fetch(&self, root: &Path) {
+        for container in self.containers() {
+            for name in self.list(&container, "") {
+                let path = format!("/{container}/{name}");
+                let answer = self.send("GET", &path, "", &[], Vec::new());
+                if answer.status == 404 {
+                    continue;
+                }
+                assert_eq!(answer.status, 200, "{path}");
+                let file = root.join(&container).join(&name);
+                std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+                std::fs::write(file, answer.body).unwrap();
+            }
+        }
+    }
+}
+
 /// All but letters, digits and what Swift takes as it is.
 fn quoted(text: &str) -> String {
     use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
