@@ -4,14 +4,21 @@ use crate::backup::{NAME, Time, VOLUME, check_backup, check_script, image_of, sp
 use crate::common::device::{LoopDevice, Mounted};
 use crate::common::golden::sha256;
 use crate::common::library::Dice;
-use crate::common::mount::{Lab, MIB, command, is_root_for, output, run, shell, wait_for};
+use crate::common::mount::{
+    Lab, MIB, SMALL_OBJECTS, command, is_root_for, on_every_backend, output, run, shell, wait_for,
+};
 use crate::common::store_check::SMALL_ZLIB;
 use std::fs;
 
-#[test]
-fn qemu_img_convert() {
-    let lab = Lab::new();
-    let source = sparse_image(&lab, 17);
+on_every_backend! { SMALL_OBJECTS;
+    qemu_img_convert
+    qemu_img_convert_out_of_order_on_several_coroutines
+    qemu_img_looks_at_a_backup
+    a_real_disk_image_goes_in_and_out_and_is_mounted_from_the_mount
+}
+
+fn qemu_img_convert(lab: &Lab) {
+    let source = sparse_image(lab, 17);
     // A raw image has whole sectors.
     run(&mut command(
         "truncate",
@@ -19,22 +26,18 @@ fn qemu_img_convert() {
     ));
     let script = r#"qemu-img convert -f raw -O qcow2 "$1" "$1.qcow2" &&
                     qemu-img convert -O raw "$1.qcow2" "$2""#;
-    check_script(&lab, &source, script, Time::Now);
+    check_script(lab, &source, script, Time::Now);
 }
 
-#[test]
-fn qemu_img_convert_out_of_order_on_several_coroutines() {
-    let lab = Lab::new();
-    let source = image_of(&lab, &Dice(18).image(5 * MIB));
+fn qemu_img_convert_out_of_order_on_several_coroutines(lab: &Lab) {
+    let source = image_of(lab, &Dice(18).image(5 * MIB));
     let script = r#"qemu-img convert -f raw -O qcow2 "$1" "$1.qcow2" &&
                     qemu-img convert -W -m 8 -O raw "$1.qcow2" "$2""#;
-    check_script(&lab, &source, script, Time::Now);
+    check_script(lab, &source, script, Time::Now);
 }
 
-#[test]
-fn qemu_img_looks_at_a_backup() {
-    let lab = Lab::new();
-    let source = image_of(&lab, &Dice(19).image(2 * MIB));
+fn qemu_img_looks_at_a_backup(lab: &Lab) {
+    let source = image_of(lab, &Dice(19).image(2 * MIB));
     let mount = lab.mount();
     let target = mount.volume(VOLUME).join(NAME);
     run(&mut command("cp", &[&source, &target]));
@@ -53,12 +56,10 @@ fn qemu_img_looks_at_a_backup() {
     run(&mut shell(out, &[&source, &target]));
 }
 
-#[test]
-fn a_real_disk_image_goes_in_and_out_and_is_mounted_from_the_mount() {
+fn a_real_disk_image_goes_in_and_out_and_is_mounted_from_the_mount(lab: &Lab) {
     if !is_root_for("a loop mount") {
         return;
     }
-    let lab = Lab::new();
     let tree = lab.path("tree");
     fs::create_dir_all(tree.join("etc")).unwrap();
     fs::write(tree.join("etc/motd"), "hello\n").unwrap();
@@ -69,7 +70,7 @@ fn a_real_disk_image_goes_in_and_out_and_is_mounted_from_the_mount() {
     let mount = lab.mount();
     let target = mount.volume(VOLUME).join(NAME);
     run(&mut command("cp", &[&source, &target]));
-    check_backup(&lab, &mount, &source, SMALL_ZLIB);
+    check_backup(lab, &mount, &source, SMALL_ZLIB);
     let copy = lab.path("copy.img");
     run(&mut command("cp", &[&target, &copy]));
     assert_eq!(

@@ -2,40 +2,39 @@
 
 use crate::backup::{Time, check_script, image, image_of, sparse_image};
 use crate::common::library::Dice;
-use crate::common::mount::{Lab, MIB};
+use crate::common::mount::{Lab, MIB, SMALL_OBJECTS, on_every_backend};
 use std::fs;
 
-#[test]
-fn dd_in_small_blocks() {
-    let lab = Lab::new();
+on_every_backend! { SMALL_OBJECTS;
+    dd_in_small_blocks
+    dd_in_large_blocks_with_fsync
+    dd_that_leaves_zeros_out
+    dd_that_writes_around_the_page_cache
+}
+
+fn dd_in_small_blocks(lab: &Lab) {
     check_script(
-        &lab,
-        &image(&lab, 6),
+        lab,
+        &image(lab, 6),
         r#"dd if="$1" of="$2" bs=4k status=none"#,
         Time::Now,
     );
 }
 
-#[test]
-fn dd_in_large_blocks_with_fsync() {
-    let lab = Lab::new();
+fn dd_in_large_blocks_with_fsync(lab: &Lab) {
     let script = r#"dd if="$1" of="$2" bs=1M conv=fsync status=none"#;
-    check_script(&lab, &image(&lab, 7), script, Time::Now);
+    check_script(lab, &image(lab, 7), script, Time::Now);
 }
 
-#[test]
-fn dd_that_leaves_zeros_out() {
-    let lab = Lab::new();
+fn dd_that_leaves_zeros_out(lab: &Lab) {
     let script = r#"dd if="$1" of="$2" bs=64k conv=sparse status=none"#;
-    check_script(&lab, &sparse_image(&lab, 8), script, Time::Now);
+    check_script(lab, &sparse_image(lab, 8), script, Time::Now);
 }
 
-#[test]
-fn dd_that_writes_around_the_page_cache() {
-    let lab = Lab::new();
-    let source = image_of(&lab, &Dice(9).image(3 * MIB + 4096));
+fn dd_that_writes_around_the_page_cache(lab: &Lab) {
+    let source = image_of(lab, &Dice(9).image(3 * MIB + 4096));
     let script = r#"dd if="$1" of="$2" bs=64k oflag=direct conv=fsync status=none"#;
-    check_script(&lab, &source, script, Time::Now);
+    check_script(lab, &source, script, Time::Now);
 }
 
 #[test]
@@ -44,6 +43,7 @@ fn cat() {
     check_script(&lab, &image(&lab, 10), r#"cat "$1" > "$2""#, Time::Now);
 }
 
+/// Whenever one of its words ends, a copy of the descriptor is closed.
 #[test]
 fn a_shell_that_appends_through_one_descriptor() {
     let lab = Lab::new();
