@@ -36,7 +36,7 @@ impl World<'_> {
 
     pub fn list(&mut self) {
         self.tell("list".to_owned());
-        let root = self.mount.as_ref().unwrap().path("posix");
+        let root = self.root();
         let mut volumes: Vec<&str> = self.volumes.clone();
         volumes.sort_unstable();
         assert_eq!(names(&root), volumes);

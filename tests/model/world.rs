@@ -60,7 +60,12 @@ impl<'a> World<'a> {
     }
 
     pub fn volume_path(&self, volume: &str) -> PathBuf {
-        self.mount.as_ref().unwrap().path("posix").join(volume)
+        self.root().join(volume)
+    }
+
+    /// The folder of the backend.
+    pub fn root(&self) -> PathBuf {
+        self.mount.as_ref().unwrap().path(self.lab.backend())
     }
 
     pub fn path(&self, (volume, name): (&str, &str)) -> PathBuf {
