@@ -90,7 +90,7 @@ impl Story<'_> {
         } else {
             "--full"
         };
-        let target = format!("posix/{volume}");
+        let target = format!("{}/{volume}", self.lab.backend());
         let child = self.start(&[
             "backup",
             "--quiet",
@@ -112,7 +112,10 @@ impl Story<'_> {
             ledger.counts.deleting_killed += 1;
             let record = ledger.get(number);
             (record.busy, record.listed) = (true, Listed::Perhaps);
-            (number, format!("posix/{volume}/{}", record.names[0]))
+            (
+                number,
+                format!("{}/{volume}/{}", self.lab.backend(), record.names[0]),
+            )
         };
         Some((Errand::Remove(number), self.start(&["rm", &target])))
     }

@@ -15,7 +15,7 @@ mod store;
 mod worker;
 
 use common::library::Dice;
-use common::mount::Lab;
+use common::mount::{Backend, Lab};
 use ledger::{Counts, Ledger};
 use round::{Story, settings};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,6 +24,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const KILLS: u64 = 200;
 /// With so many kills of one store, each thing happens more than ten times.
 const ENOUGH: u64 = 60;
+/// Kills of the daemon over a Swift, where everything takes longer.
+const SWIFT_KILLS: u64 = 24;
 /// Kills of commands.
 const COMMAND_KILLS: u64 = 45;
 /// Stores, each with its own size of hashed blocks.
@@ -44,10 +46,10 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Runs `run` with each seed, or the one that is asked for, and a share of the kills.
-fn with_seeds(kills: u64, run: impl Fn(u64, u64)) {
+fn with_seeds(seeds: &[u64], kills: u64, run: impl Fn(u64, u64)) {
     let _alone = alone();
     let kills = number("CINDERFS_KILLS").unwrap_or(kills);
-    let seeds = number("CINDERFS_SEED").map_or(STORES.to_vec(), |seed| vec![seed]);
+    let seeds = number("CINDERFS_SEED").map_or(seeds.to_vec(), |seed| vec![seed]);
     for seed in &seeds {
         let kills = kills.div_ceil(seeds.len() as u64);
         let run = std::panic::AssertUnwindSafe(|| run(*seed, kills));
@@ -59,10 +61,16 @@ fn with_seeds(kills: u64, run: impl Fn(u64, u64)) {
 }
 
 /// A store through many rounds, each of which ends with a kill when `round` says so.
-fn tell(seed: u64, kills: u64, round: impl Fn(&mut Story<'_>, &mut Dice) -> bool) -> Counts {
+/// None when `--quick` leaves it out.
+fn tell(
+    backend: Backend,
+    seed: u64,
+    kills: u64,
+    round: impl Fn(&mut Story<'_>, &mut Dice) -> bool,
+) -> Option<Counts> {
     let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let block = BLOCKS[seed as usize % BLOCKS.len()];
-    let lab = Lab::with(&settings(&mut dice, block));
+    let lab = Lab::on(backend, &settings(&mut dice, block))?;
     let mut story = Story::new(&lab, Ledger::default());
     let mut done = 0;
     while done < kills {
@@ -72,7 +80,7 @@ fn tell(seed: u64, kills: u64, round: impl Fn(&mut Story<'_>, &mut Dice) -> bool
     }
     let counts = story.end();
     eprintln!("seed {seed}: {counts:?}");
-    counts
+    Some(counts)
 }
 
 /// A kill at every point where it matters: else the test would prove nothing.
@@ -97,20 +105,36 @@ fn check_coverage(counts: &Counts) {
 
 #[test]
 fn what_a_killed_daemon_had_reported_is_whole() {
-    with_seeds(KILLS, |seed, kills| {
-        let counts = tell(seed, kills, |story, dice| {
-            story.kill_daemon(dice);
-            true
-        });
+    with_seeds(&STORES, KILLS, |seed, kills| {
+        let counts = tell(Backend::Posix, seed, kills, kill_daemon);
         if kills >= ENOUGH {
-            check_coverage(&counts);
+            check_coverage(&counts.unwrap());
         }
     });
 }
 
 #[test]
+fn what_a_killed_daemon_had_reported_is_whole_in_a_swift() {
+    with_seeds(&STORES[..1], SWIFT_KILLS, |seed, kills| {
+        if let Some(counts) = tell(Backend::Swift, seed, kills, kill_daemon) {
+            assert!(
+                counts.full > 0 && counts.publishing_killed > 0,
+                "{counts:?}"
+            );
+        }
+    });
+}
+
+fn kill_daemon(story: &mut Story<'_>, dice: &mut Dice) -> bool {
+    story.kill_daemon(dice);
+    true
+}
+
+#[test]
 fn what_killed_commands_had_reported_is_whole() {
-    with_seeds(COMMAND_KILLS, |seed, kills| {
-        tell(seed, kills, |story, dice| story.kill_commands(dice));
+    with_seeds(&STORES, COMMAND_KILLS, |seed, kills| {
+        tell(Backend::Posix, seed, kills, |story, dice| {
+            story.kill_commands(dice)
+        });
     });
 }

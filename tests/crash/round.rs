@@ -13,8 +13,9 @@ use std::time::Duration;
 
 /// Programs that use the mount at a time.
 const WORKERS: u64 = 3;
-/// The longest time before a kill, in microseconds.
+/// The longest time before a kill, in microseconds: in a folder, and in a Swift.
 const LONGEST_LIFE: u64 = 300_000;
+const LONGEST_LIFE_IN_SWIFT: u64 = 1_500_000;
 
 /// Options of the backend, but for what makes a parent fit.
 pub fn settings(dice: &mut Dice, block: u64) -> String {
@@ -72,8 +73,12 @@ impl<'a> Story<'a> {
     pub fn kill_daemon(&mut self, dice: &mut Dice) {
         let mount = self.mount();
         lock(&self.ledger).tell("-- mounted".into());
-        let (root, over) = (mount.path("posix"), AtomicBool::new(false));
-        let life = Duration::from_micros(dice.below(LONGEST_LIFE));
+        let (root, over) = (mount.path(self.lab.backend()), AtomicBool::new(false));
+        let longest = match self.lab.is_on_swift() {
+            false => LONGEST_LIFE,
+            true => LONGEST_LIFE_IN_SWIFT,
+        };
+        let life = Duration::from_micros(dice.below(longest));
         std::thread::scope(|scope| {
             for _ in 0..WORKERS {
                 let mut worker = self.worker(&root, &over, dice);

@@ -27,6 +27,7 @@ impl Story<'_> {
             0,
             "the spool is not empty"
         );
+        self.lab.settle();
         self.verify(LeftOvers::May);
         if dice.below(2) == 0 {
             self.collect();
