@@ -45,7 +45,7 @@ pub async fn finds_no_garbage_among_what_is_finished(place: &Place) {
         "volume_v_2024_backup_x-00001",
         "x",
     ] {
-        put(store, "ab/cd/foreign", foreign, b"x".to_vec()).await;
+        put(store, "foreign", foreign, b"x".to_vec()).await;
     }
     let before = names(place).await;
     assert_eq!(find(&place.rooms()).await, []);
@@ -81,7 +81,9 @@ pub async fn finds_and_removes_what_was_never_finished(place: &Place) {
             bytes += store.stat(&made.container, object).await.unwrap().size;
         }
         assert_eq!(garbage.bytes, bytes);
-        assert!(garbage.modified.unwrap().elapsed().unwrap() < Duration::from_secs(600));
+        // Swift rounds up to whole seconds.
+        let age = garbage.modified.unwrap().elapsed().unwrap_or_default();
+        assert!(age < Duration::from_secs(600));
         assert!(rooms.driver.sweep(garbage).await.unwrap());
         assert_eq!(find(&rooms).await, []);
         // A second time there is nothing to do.
@@ -252,11 +254,16 @@ pub async fn leaves_alone_what_is_being_written(place: &Place) {
     let image = Dice(1).image(200_000);
     let sink = rooms.driver.create("v", Basis::Full).await.unwrap();
     store_all(sink.as_ref(), &image).await.unwrap();
-    // Another program looks.
-    assert_eq!(find(&place.rooms()).await, []);
+    let looks = async || {
+        // Another program looks, if it can know.
+        if place.tells_others {
+            assert_eq!(find(&place.rooms()).await, []);
+        }
+    };
+    looks().await;
     let backup = sink.publish(200_000, &described("a")).await.unwrap();
     sink.store(1, chunk(&image[..65_536])).await.unwrap();
-    assert_eq!(find(&place.rooms()).await, []);
+    looks().await;
     sink.publish(200_000, &described("a")).await.unwrap();
     sink.seal();
     assert_eq!(find(&place.rooms()).await, []);
@@ -268,13 +275,12 @@ pub async fn leaves_alone_what_is_being_written(place: &Place) {
     let found = find(&place.rooms()).await;
     assert_eq!(found.len(), 1);
     // Found before somebody began to write it.
-    let claim = place
-        .store
-        .claim(found[0].backup_id.as_ref().unwrap())
-        .await
-        .unwrap();
-    assert!(!place.rooms().driver.sweep(&found[0]).await.unwrap());
-    drop(claim);
+    if place.tells_others {
+        let id = found[0].backup_id.as_ref().unwrap();
+        let claim = place.store.claim(id).await.unwrap();
+        assert!(!place.rooms().driver.sweep(&found[0]).await.unwrap());
+        drop(claim);
+    }
     assert!(place.rooms().driver.sweep(&found[0]).await.unwrap());
 }
 
