@@ -6,7 +6,8 @@ mod common;
 use common::device::{LoopDevice, Mounted};
 use common::library::Dice;
 use common::mount::{
-    CINDERFS, Lab, MIB, command, detach, fail, is_root_for, kill, names, output, run, wait_for,
+    Backend, CINDERFS, Lab, MIB, SMALL_OBJECTS, command, detach, fail, is_root_for, kill, names,
+    output, run, wait_for,
 };
 use common::store_check::{Expected, SMALL_ZLIB, check_only, read_store};
 use serde_json::Value;
@@ -28,7 +29,8 @@ fn ask(lab: &Lab, arguments: &[&str]) -> Command {
 fn back_up(lab: &Lab, source: &Path, more: &[&str]) -> Command {
     let mut arguments = vec!["backup"];
     arguments.extend(more);
-    arguments.extend([source.to_str().unwrap(), "posix/v"]);
+    let volume = format!("{}/v", lab.backend());
+    arguments.extend([source.to_str().unwrap(), &volume]);
     ask(lab, &arguments)
 }
 
@@ -86,16 +88,28 @@ fn has_objects(lab: &Lab) -> bool {
 
 #[test]
 fn a_file_of_any_length() {
+    check_lengths(Backend::Posix);
+}
+
+#[test]
+fn a_file_of_any_length_into_a_swift() {
+    check_lengths(Backend::Swift);
+}
+
+fn check_lengths(backend: Backend) {
     for length in [0, 1, MIB - 1, MIB, MIB + 1, 5 * MIB + 12_345] {
-        let lab = Lab::new();
+        let Some(lab) = Lab::on(backend, SMALL_OBJECTS) else {
+            return;
+        };
+        let folder = format!("{}/v", lab.backend());
         let source = lab.source("disk.img", &Dice(7).image(length));
         let said = run(&mut back_up(&lab, &source, &[]));
         check(&lab, &source, SMALL_ZLIB);
         let id = read_store(&lab.store())[0].id.clone();
-        assert_eq!(said, format!("posix/v/disk.img {id}\n"));
-        assert_eq!(run(&mut ask(&lab, &["ls", "posix/v"])), "disk.img\n");
+        assert_eq!(said, format!("{folder}/disk.img {id}\n"));
+        assert_eq!(run(&mut ask(&lab, &["ls", &folder])), "disk.img\n");
         let mount = lab.mount();
-        let shown = mount.path("posix/v/disk.img");
+        let shown = mount.path(&folder).join("disk.img");
         run(&mut command("cmp", &[&source, &shown]));
     }
 }

@@ -4,7 +4,9 @@ mod common;
 
 use common::golden::{Tree, copy_tree};
 use common::library::Dice;
-use common::mount::{Lab, MIB, fail, names, output, run, shell, wait_for, write};
+use common::mount::{
+    Backend, Lab, MIB, SMALL_OBJECTS, fail, names, output, run, shell, wait_for, write,
+};
 use common::store_check::{SMALL_ZLIB, check_only, count};
 use serde_json::Value;
 use std::fs;
@@ -285,55 +287,66 @@ fn what_is_being_written_survives() {
 
 #[test]
 fn after_a_crash_nothing_is_left_of_what_was_not_finished() {
-    for moment in 0..4 {
-        let lab = Lab::new();
-        let mount = lab.mount();
-        let kept = Dice(7).image(2 * MIB + 9);
-        write(&mount.volume("v").join("kept.img"), &kept);
-        let image = Dice(1).image(8 * MIB);
-        let path = mount.volume("v").join("a.img");
-        let mut writer = Writer::new(&path);
-        writer.write(&image[..5 * MIB]);
-        wait_for("chunks are in the store", || chunks(&lab) >= 5);
-        let mut finished = 1;
-        if moment >= 2 {
-            run(&mut shell(r#"sync "$1""#, &[&path]));
-            finished = 2;
-            writer.write(&image[5 * MIB..]);
-            let before = chunks(&lab);
-            wait_for("more chunks are in the store", || chunks(&lab) > before);
-        }
-        mount.crash();
-        drop(writer);
-        if moment % 2 == 1 {
-            // As when it was in the midst of storing something.
-            let stored = files(&lab.store());
-            let chunk = stored
-                .iter()
-                .find(|file| ends_with(file, "-00001"))
-                .unwrap();
-            let folder = chunk.parent().unwrap().to_owned();
-            fs::write(folder.join(".cinderfs-stage-x"), "half").unwrap();
-        }
-        assert_eq!(count(&lab.store()), finished);
-        let left = found(&lab);
-        assert!(!left.is_empty());
-        run(&mut ask(&lab, &["gc", "--delete", "--older-than", "0"]));
-        assert_clean(&lab);
-        assert_eq!(count(&lab.store()), finished);
-        assert_eq!(
-            names(&lab.store())
-                .iter()
-                .filter(|name| name.starts_with('.'))
-                .count(),
-            0
-        );
-        let mount = lab.mount();
-        assert!(fs::read(mount.volume("v").join("kept.img")).unwrap() == kept);
-        if finished == 2 {
-            let data = fs::read(mount.volume("v").join("a.img")).unwrap();
-            assert!(data.len() >= 4 * MIB && data == image[..data.len()]);
-        }
+    (0..4).for_each(|moment| crash(Backend::Posix, moment));
+}
+
+#[test]
+fn after_a_crash_nothing_is_left_in_a_swift_of_what_was_not_finished() {
+    // In the midst of storing something there is nothing of it.
+    crash(Backend::Swift, 0);
+    crash(Backend::Swift, 2);
+}
+
+fn crash(backend: Backend, moment: u32) {
+    let Some(lab) = Lab::on(backend, SMALL_OBJECTS) else {
+        return;
+    };
+    let mount = lab.mount();
+    let kept = Dice(7).image(2 * MIB + 9);
+    write(&mount.volume("v").join("kept.img"), &kept);
+    let image = Dice(1).image(8 * MIB);
+    let path = mount.volume("v").join("a.img");
+    let mut writer = Writer::new(&path);
+    writer.write(&image[..5 * MIB]);
+    wait_for("chunks are in the store", || chunks(&lab) >= 5);
+    let mut finished = 1;
+    if moment >= 2 {
+        run(&mut shell(r#"sync "$1""#, &[&path]));
+        finished = 2;
+        writer.write(&image[5 * MIB..]);
+        let before = chunks(&lab);
+        wait_for("more chunks are in the store", || chunks(&lab) > before);
+    }
+    mount.crash();
+    drop(writer);
+    if moment % 2 == 1 {
+        // As when it was in the midst of storing something.
+        let stored = files(&lab.store());
+        let chunk = stored
+            .iter()
+            .find(|file| ends_with(file, "-00001"))
+            .unwrap();
+        let folder = chunk.parent().unwrap().to_owned();
+        fs::write(folder.join(".cinderfs-stage-x"), "half").unwrap();
+    }
+    assert_eq!(count(&lab.store()), finished);
+    let left = found(&lab);
+    assert!(!left.is_empty());
+    run(&mut ask(&lab, &["gc", "--delete", "--older-than", "0"]));
+    assert_clean(&lab);
+    assert_eq!(count(&lab.store()), finished);
+    assert_eq!(
+        names(&lab.store())
+            .iter()
+            .filter(|name| name.starts_with('.'))
+            .count(),
+        0
+    );
+    let mount = lab.mount();
+    assert!(fs::read(mount.volume("v").join("kept.img")).unwrap() == kept);
+    if finished == 2 {
+        let data = fs::read(mount.volume("v").join("a.img")).unwrap();
+        assert!(data.len() >= 4 * MIB && data == image[..data.len()]);
     }
 }
 

@@ -7,8 +7,8 @@ use common::device::{LoopDevice, Mounted};
 use common::golden::{Tree, sha256};
 use common::library::Dice;
 use common::mount::{
-    CINDERFS, Lab, MIB, command, detach, fail, is_root_for, kill, names, output, run, shell,
-    wait_for,
+    Backend, CINDERFS, Lab, MIB, command, detach, fail, is_root_for, kill, names, output, run,
+    shell, wait_for,
 };
 use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
@@ -31,17 +31,26 @@ fn ask(lab: &Lab, arguments: &[&str]) -> Command {
 fn restore(lab: &Lab, dest: &Path, more: &[&str]) -> Command {
     let mut arguments = vec!["restore"];
     arguments.extend(more);
-    arguments.extend(["posix/v/disk.img", dest.to_str().unwrap()]);
+    let source = format!("{}/v/disk.img", lab.backend());
+    arguments.extend([source.as_str(), dest.to_str().unwrap()]);
     ask(lab, &arguments)
 }
 
 /// A laboratory with a backup of `image`.
 fn lab_with(options: &str, image: &[u8]) -> Lab {
-    let lab = Lab::with(options);
+    lab_on(Backend::Posix, options, image).unwrap()
+}
+
+/// The same on any backend. None when `--quick` leaves it out.
+fn lab_on(backend: Backend, options: &str, image: &[u8]) -> Option<Lab> {
+    let lab = Lab::on(backend, options)?;
     let source = lab.source("disk.img", image);
-    let source = source.to_str().unwrap();
-    run(&mut ask(&lab, &["backup", source, "posix/v"]));
-    lab
+    let volume = format!("{}/v", lab.backend());
+    run(&mut ask(
+        &lab,
+        &["backup", source.to_str().unwrap(), &volume],
+    ));
+    Some(lab)
 }
 
 /// Data, long zeros, and zeros within data; it ends within a sector.
@@ -106,8 +115,19 @@ fn what_cinder_wrote_to_a_new_file() {
 
 #[test]
 fn space_is_taken_for_all_or_only_for_data() {
+    check_space(Backend::Posix);
+}
+
+#[test]
+fn space_is_taken_for_all_or_only_for_data_of_a_swift() {
+    check_space(Backend::Swift);
+}
+
+fn check_space(backend: Backend) {
     let image = image();
-    let lab = lab_with(SMALL, &image);
+    let Some(lab) = lab_on(backend, SMALL, &image) else {
+        return;
+    };
     for (more, least, most) in [
         (&[][..], image.len(), image.len() + MIB),
         // Three mebibytes of zeros, and what lies in the image here and there.

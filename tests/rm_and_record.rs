@@ -4,6 +4,7 @@ mod common;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use cinderfs::format::Layout;
 use common::golden::{Golden, Tree};
 use common::mount::{Lab, fail, names, run};
 use serde_json::{Value, json};
@@ -21,7 +22,8 @@ fn ask(lab: &Lab, arguments: &[&str]) -> Command {
 
 /// The backups of a volume: file names and what is known of them, by id.
 fn listed(lab: &Lab, volume: &str) -> Vec<Value> {
-    let text = run(&mut ask(lab, &["ls", "--json", &format!("posix/{volume}")]));
+    let volume = format!("{}/{volume}", lab.backend());
+    let text = run(&mut ask(lab, &["ls", "--json", &volume]));
     serde_json::from_str(&text).unwrap()
 }
 
@@ -29,12 +31,16 @@ fn path_of(lab: &Lab, backup: &Golden) -> String {
     let rows = listed(lab, &backup.volume);
     let row = rows.iter().find(|row| row["backup_id"] == *backup.id);
     let file = row.unwrap()["file"].as_str().unwrap().to_owned();
-    format!("posix/{}/{file}", backup.volume)
+    format!("{}/{}/{file}", lab.backend(), backup.volume)
 }
 
 /// A backup with a child that has a child that has none.
 fn chain() -> [Golden; 3] {
-    let all = Tree::Posix.backups();
+    chain_of(Tree::Posix)
+}
+
+fn chain_of(tree: Tree) -> [Golden; 3] {
+    let all = tree.backups();
     let find = |id: &str| all.iter().find(|b| b.id == id).unwrap().clone();
     let is_leaf = |b: &&Golden| !all.iter().any(|c| c.parent.as_ref() == Some(&b.id));
     let leaf = all.iter().filter(is_leaf).find(|b| b.depth >= 2).unwrap();
@@ -45,7 +51,21 @@ fn chain() -> [Golden; 3] {
 }
 
 fn is_in_store(lab: &Lab, backup: &Golden) -> bool {
-    lab.store().join(&backup.container).exists()
+    is_in(&lab.store(), backup)
+}
+
+/// Whether anything of it is there.
+fn is_in(store: &Path, backup: &Golden) -> bool {
+    let container = store.join(&backup.container);
+    match backup.tree.layout() {
+        Layout::Posix => container.exists(),
+        Layout::Swift => {
+            let prefix = container.join(&backup.prefix);
+            let (folder, begin) = (prefix.parent().unwrap(), prefix.file_name().unwrap());
+            let begin = begin.to_str().unwrap();
+            folder.exists() && names(folder).iter().any(|name| name.starts_with(begin))
+        }
+    }
 }
 
 #[test]
@@ -67,31 +87,42 @@ fn what_others_build_on_stays_and_says_who() {
 
 #[test]
 fn several_in_any_order_go_at_once() {
-    let (root, leaf) = ([0, 1, 2], [2, 1, 0]);
-    for order in [root, leaf, [1, 0, 2]] {
-        let lab = Lab::over(&Tree::Posix.path());
-        // All that is built on the first, whoever wrote it.
-        let [root, middle, leaf] = chain();
-        let all = Tree::Posix.backups();
-        let mut doomed = vec![root, middle, leaf];
-        for other in &all {
-            let on = doomed.iter().any(|b| Some(&b.id) == other.parent.as_ref());
-            if on && !doomed.iter().any(|b| b.id == other.id) {
-                doomed.push(other.clone());
-            }
+    for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
+        check_removal(Tree::Posix, order);
+    }
+}
+
+#[test]
+fn several_go_at_once_from_a_swift() {
+    check_removal(Tree::Swift, [1, 0, 2]);
+}
+
+fn check_removal(tree: Tree, order: [usize; 3]) {
+    let Some(lab) = Lab::over_tree(tree) else {
+        return;
+    };
+    // All that is built on the first, whoever wrote it.
+    let [root, middle, leaf] = chain_of(tree);
+    let all = tree.backups();
+    let mut doomed = vec![root, middle, leaf];
+    for other in &all {
+        let on = doomed.iter().any(|b| Some(&b.id) == other.parent.as_ref());
+        if on && !doomed.iter().any(|b| b.id == other.id) {
+            doomed.push(other.clone());
         }
-        let mut paths: Vec<String> = doomed.iter().map(|b| path_of(&lab, b)).collect();
-        let first: Vec<String> = order.iter().map(|&i| paths[i].clone()).collect();
-        paths.splice(..3, first);
-        // Twice the same is once.
-        paths.push(paths[0].clone());
-        let mut arguments = vec!["rm"];
-        arguments.extend(paths.iter().map(String::as_str));
-        assert_eq!(run(&mut ask(&lab, &arguments)), "");
-        for backup in &all {
-            let gone = doomed.iter().any(|b| b.id == backup.id);
-            assert_eq!(is_in_store(&lab, backup), !gone, "{}", backup.id);
-        }
+    }
+    let mut paths: Vec<String> = doomed.iter().map(|b| path_of(&lab, b)).collect();
+    let first: Vec<String> = order.iter().map(|&i| paths[i].clone()).collect();
+    paths.splice(..3, first);
+    // Twice the same is once.
+    paths.push(paths[0].clone());
+    let mut arguments = vec!["rm"];
+    arguments.extend(paths.iter().map(String::as_str));
+    assert_eq!(run(&mut ask(&lab, &arguments)), "");
+    let store = lab.store();
+    for backup in &all {
+        let gone = doomed.iter().any(|b| b.id == backup.id);
+        assert_eq!(is_in(&store, backup), !gone, "{}", backup.id);
     }
 }
 
@@ -121,17 +152,25 @@ fn what_fails_does_not_hold_up_the_others() {
 
 #[test]
 fn a_volume_goes_with_all_its_backups() {
-    let lab = Lab::over(&Tree::Posix.path());
-    let [root, ..] = chain();
-    let target = format!("posix/{}", root.volume);
+    check_removal_of_a_volume(Tree::Posix);
+    check_removal_of_a_volume(Tree::Swift);
+}
+
+fn check_removal_of_a_volume(tree: Tree) {
+    let Some(lab) = Lab::over_tree(tree) else {
+        return;
+    };
+    let [root, ..] = chain_of(tree);
+    let target = format!("{}/{}", lab.backend(), root.volume);
     let (code, said) = fail(&mut ask(&lab, &["rm", &target]));
     assert_eq!(code, 2, "{said}");
     assert!(said.contains("-r"), "{said}");
     assert!(is_in_store(&lab, &root));
-    assert_eq!(fail(&mut ask(&lab, &["rm", "-r", "posix"])).0, 2);
+    assert_eq!(fail(&mut ask(&lab, &["rm", "-r", lab.backend()])).0, 2);
     run(&mut ask(&lab, &["rm", "-r", &target]));
-    for backup in Tree::Posix.backups() {
-        assert_eq!(is_in_store(&lab, &backup), backup.volume != root.volume);
+    let store = lab.store();
+    for backup in tree.backups() {
+        assert_eq!(is_in(&store, &backup), backup.volume != root.volume);
     }
     assert_eq!(fail(&mut ask(&lab, &["ls", &target])).0, 1);
 }
@@ -172,9 +211,16 @@ fn decoded(record: &Value) -> Value {
 
 #[test]
 fn the_record_has_what_cinder_needs_and_is_the_same_in_the_mount() {
-    let lab = Lab::over(&Tree::Posix.path());
+    check_records(Tree::Posix, "cinder.backup.drivers.posix.PosixBackupDriver");
+    check_records(Tree::Swift, "cinder.backup.drivers.swift.SwiftBackupDriver");
+}
+
+fn check_records(tree: Tree, service: &str) {
+    let Some(lab) = Lab::over_tree(tree) else {
+        return;
+    };
     let mount = lab.mount();
-    let all = Tree::Posix.backups();
+    let all = tree.backups();
     for backup in &all {
         let path = path_of(&lab, backup);
         let text = run(&mut ask(&lab, &["record", &path]));
@@ -187,7 +233,6 @@ fn the_record_has_what_cinder_needs_and_is_the_same_in_the_mount() {
         assert!(names(folder).iter().any(|listed| listed == name));
 
         let record: Value = serde_json::from_str(&text).unwrap();
-        let service = "cinder.backup.drivers.posix.PosixBackupDriver";
         assert_eq!(record.as_object().unwrap().len(), 2);
         assert_eq!(record["backup_service"], service);
         let url = record["backup_url"].as_str().unwrap();

@@ -12,7 +12,7 @@ use cinderfs::store::memory::MemoryStore;
 use common::cinder::Cinder;
 use common::golden::{TREES, Tree};
 use common::library::{Dice, Rooms, options};
-use common::mount::{Lab, MIB, fail, output, run, write};
+use common::mount::{Lab, MIB, fail, on_every_backend, output, run, write};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -336,9 +336,13 @@ fn mistakes_are_told() {
     }
 }
 
-#[test]
-fn differences_are_told_without_reading_a_chunk() {
-    let lab = Lab::with("backup_file_size = 1048576\nbackup_sha_block_size_bytes = 4096\n");
+on_every_backend! {
+    "backup_file_size = 1048576\nbackup_sha_block_size_bytes = 4096\n";
+    differences_are_told_without_reading_a_chunk
+}
+
+fn differences_are_told_without_reading_a_chunk(lab: &Lab) {
+    let folder = format!("{}/v", lab.backend());
     let mount = lab.mount();
     let mut image = Dice(1).noise(3 * MIB + 100);
     write(&mount.volume("v").join("a.img"), &image);
@@ -349,11 +353,12 @@ fn differences_are_told_without_reading_a_chunk() {
     write(&mount.volume("v").join("b.img"), &image);
     mount.unmount();
     for object in files(&lab.store(), "-00001") {
-        fs::write(object, "damaged").unwrap();
+        lab.set_object(&object, Some(b"damaged"));
     }
     let differ = |from: &str, to: &str| {
-        let arguments = ["diff", &format!("posix/v/{from}"), &format!("posix/v/{to}")];
-        let output = output(&mut ask(&lab, &arguments));
+        let (from, to) = (format!("{folder}/{from}"), format!("{folder}/{to}"));
+        let arguments = ["diff", from.as_str(), to.as_str()];
+        let output = output(&mut ask(lab, &arguments));
         assert_eq!(output.status.code(), Some(0));
         let said = String::from_utf8(output.stderr).unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
@@ -379,13 +384,14 @@ fn differences_are_told_without_reading_a_chunk() {
     );
     let (lines, said) = differ("a.img", "a.img");
     assert_eq!((lines.len(), said.starts_with("0 bytes differ")), (0, true));
-    let json = ["diff", "--json", "posix/v/a.img", "posix/v/b.img"];
-    let document: Value = serde_json::from_str(&run(&mut ask(&lab, &json))).unwrap();
+    let (a, b) = (format!("{folder}/a.img"), format!("{folder}/b.img"));
+    let json = ["diff", "--json", a.as_str(), b.as_str()];
+    let document: Value = serde_json::from_str(&run(&mut ask(lab, &json))).unwrap();
     assert_eq!(document["changes"][0]["offset"], 8192);
     assert_eq!(document["changes"][0]["kind"], "zero");
     assert_eq!(document["summary"]["data"], 8192);
     // Without a list nothing can be told.
-    fs::remove_file(files(&lab.store(), "_sha256file").remove(0)).unwrap();
-    let (code, said) = fail(&mut ask(&lab, &["diff", "posix/v/a.img", "posix/v/b.img"]));
+    lab.set_object(&files(&lab.store(), "_sha256file")[0], None);
+    let (code, said) = fail(&mut ask(lab, &["diff", &a, &b]));
     assert!(code == 1 && said.contains("no list of hashes"), "{said}");
 }

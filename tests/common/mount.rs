@@ -1,7 +1,9 @@
 //! The real program on a real mount: temporary folders, the daemon, and commands that
 //! run against it. Whatever a test does, nothing stays mounted.
 
+use super::golden::Tree;
 use super::swift::{Account, Swift};
+use cinderfs::format::Layout;
 use std::ffi::{CString, OsStr};
 use std::fs;
 use std::io::{self, Write};
@@ -288,6 +290,18 @@ impl Lab {
         lab
     }
 
+    /// Over a copy of a golden tree. None when `--quick` leaves it out.
+    pub fn over_tree(tree: Tree) -> Option<Self> {
+        match tree.layout() {
+            Layout::Posix => Some(Self::over(&tree.path())),
+            Layout::Swift => {
+                let account = Swift::shared()?.account();
+                account.client().load(&tree.path());
+                Some(Self::on_swift(&account, ""))
+            }
+        }
+    }
+
     /// Over a copy of a tree of files.
     pub fn over(tree: &Path) -> Self {
         let lab = Self::new();
@@ -333,6 +347,24 @@ impl Lab {
             account.client().fetch(&folder);
         }
         folder
+    }
+
+    /// Puts something else in the place of an object, which is named by its path below
+    /// [`Self::store`], or removes it.
+    pub fn set_object(&self, path: &Path, content: Option<&[u8]>) {
+        let Some(account) = &self.account else {
+            match content {
+                Some(content) => fs::write(path, content).unwrap(),
+                None => fs::remove_file(path).unwrap(),
+            }
+            return;
+        };
+        let name = path.strip_prefix(self.path("store")).unwrap();
+        let (container, name) = name.to_str().unwrap().split_once('/').unwrap();
+        match content {
+            Some(content) => account.client().put(container, name, content),
+            None => account.client().delete(container, name),
+        }
     }
 
     pub fn is_on_swift(&self) -> bool {

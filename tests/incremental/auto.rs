@@ -1,14 +1,17 @@
 //! `incremental = auto`, and how long a chain may become.
 
 use crate::common::library::Dice;
-use crate::common::mount::{command, fail, names, run, shell};
-use crate::{EXPECTED, VOLUME, cp, depth, id, images, lab, parent, stored};
+use crate::common::mount::{Lab, command, fail, names, on_every_backend, run, shell};
+use crate::{EXPECTED, SMALL, VOLUME, cp, depth, id, images, lab, parent, stored};
 use std::fs;
 
-#[test]
-fn what_is_written_is_an_increment_where_it_can_be() {
-    let lab = lab("incremental = auto\n");
-    let (first, second) = images(&lab, 1);
+on_every_backend! { SMALL;
+    what_is_written_is_an_increment_where_it_can_be
+}
+
+fn what_is_written_is_an_increment_where_it_can_be(lab: &Lab) {
+    lab.configure(&format!("{SMALL}incremental = auto\n"));
+    let (first, second) = images(lab, 1);
     let mount = lab.mount();
     let volume = mount.volume(VOLUME);
     cp(&first, &volume.join("a"));
@@ -16,10 +19,10 @@ fn what_is_written_is_an_increment_where_it_can_be() {
     // Smaller: a full one, whatever was written of it as an increment.
     cp(&first, &volume.join("c"));
     cp(&second, &volume.join("d"));
-    stored(&lab, "a").check(EXPECTED, &first);
-    stored(&lab, "b").check_on(EXPECTED, &first, &second);
-    stored(&lab, "c").check(EXPECTED, &first);
-    stored(&lab, "d").check_on(EXPECTED, &first, &second);
+    stored(lab, "a").check(EXPECTED, &first);
+    stored(lab, "b").check_on(EXPECTED, &first, &second);
+    stored(lab, "c").check(EXPECTED, &first);
+    stored(lab, "d").check_on(EXPECTED, &first, &second);
     for (name, of) in [("a", None), ("b", Some("a")), ("c", None), ("d", Some("c"))] {
         let expected = of.map(|of| id(&volume.join(of)));
         assert_eq!(parent(&volume.join(name)), expected, "{name}");
@@ -31,7 +34,7 @@ fn what_is_written_is_an_increment_where_it_can_be() {
                    conv=sparse && rsync -a "$1" "$2/h""#;
     run(&mut shell(holes, &[&first, &volume]));
     for name in ["f", "g", "h"] {
-        let same = stored(&lab, name);
+        let same = stored(lab, name);
         assert_eq!(same.objects.len(), 0, "{name}");
         same.check_on(EXPECTED, &first, &first);
         run(&mut command("cmp", &[&first, &volume.join(name)]));

@@ -1,15 +1,19 @@
 //! `.full` and `.incremental`: what is found there, and what may be done.
 
-use crate::common::mount::{Holder, command, errno, fail, names, run, set_xattr, shell, write};
+use crate::common::mount::{
+    Holder, Lab, command, errno, fail, names, on_every_backend, run, set_xattr, shell, write,
+};
 use crate::common::store_check::read_store;
-use crate::{EXPECTED, VOLUME, cp, depth, id, images, lab, parent, refusals, stored};
+use crate::{EXPECTED, SMALL, VOLUME, cp, depth, id, images, lab, parent, refusals, stored};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-#[test]
-fn a_file_becomes_what_its_folder_says() {
-    let lab = lab("");
-    let (first, second) = images(&lab, 1);
+on_every_backend! { SMALL;
+    a_file_becomes_what_its_folder_says
+}
+
+fn a_file_becomes_what_its_folder_says(lab: &Lab) {
+    let (first, second) = images(lab, 1);
     let mount = lab.mount();
     let volume = mount.volume(VOLUME);
     cp(&first, &volume.join("plain"));
@@ -18,19 +22,19 @@ fn a_file_becomes_what_its_folder_says() {
     cp(&first, &volume.join(".incremental/same"));
     assert_eq!(names(&volume), ["child", "full", "plain", "same"]);
     for name in ["plain", "full"] {
-        stored(&lab, name).check(EXPECTED, &first);
+        stored(lab, name).check(EXPECTED, &first);
         assert_eq!(
             (parent(&volume.join(name)), depth(&volume.join(name))),
             (None, 0)
         );
     }
-    stored(&lab, "child").check_on(EXPECTED, &first, &second);
+    stored(lab, "child").check_on(EXPECTED, &first, &second);
     assert_eq!(
         parent(&volume.join("child")),
         Some(id(&volume.join("plain")))
     );
     assert_eq!(depth(&volume.join("child")), 1);
-    let same = stored(&lab, "same");
+    let same = stored(lab, "same");
     same.check_on(EXPECTED, &first, &first);
     assert_eq!(same.objects.len(), 0);
     assert_eq!(same.parent(), Some(id(&volume.join("full")).as_str()));

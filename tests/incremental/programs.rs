@@ -1,11 +1,16 @@
 //! The programs that write images, into the drop folders.
 
-use crate::common::mount::{Lab, command, names, run, shell};
+use crate::common::mount::{Lab, command, names, on_every_backend, run, shell};
 use crate::common::store_check::{count, read_store};
-use crate::{EXPECTED, VOLUME, cp, id, images, lab, parent, stored};
+use crate::{EXPECTED, SMALL, VOLUME, cp, id, images, lab, parent, stored};
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+on_every_backend! { SMALL;
+    qemu_img
+    many_increments_at_once
+}
 
 /// Runs a script that writes the file `$1` to `$2`, in both drop folders.
 fn check_script(script: &str) {
@@ -82,10 +87,8 @@ fn tar_in_all_its_ways() {
     check_script(&script("-S"));
 }
 
-#[test]
-fn qemu_img() {
-    let lab = lab("");
-    let (first, second) = images(&lab, 7);
+fn qemu_img(lab: &Lab) {
+    let (first, second) = images(lab, 7);
     // Disks have whole sectors.
     for path in [&first, &second] {
         let file = fs::OpenOptions::new().write(true).open(path).unwrap();
@@ -104,9 +107,9 @@ fn qemu_img() {
         convert,
         &[&second, &volume.join(".incremental/same")],
     ));
-    stored(&lab, "base").check(EXPECTED, &first);
-    stored(&lab, "child").check_on(EXPECTED, &first, &second);
-    assert_eq!(stored(&lab, "same").objects.len(), 0);
+    stored(lab, "base").check(EXPECTED, &first);
+    stored(lab, "child").check_on(EXPECTED, &first, &second);
+    assert_eq!(stored(lab, "same").objects.len(), 0);
     for name in ["child", "same"] {
         run(&mut command("cmp", &[&second, &volume.join(name)]));
     }
@@ -163,10 +166,8 @@ mapping[:] = data
 }
 
 /// Several programs at once, each of which finds some parent.
-#[test]
-fn many_increments_at_once() {
-    let lab = lab("");
-    let (first, _) = images(&lab, 9);
+fn many_increments_at_once(lab: &Lab) {
+    let (first, _) = images(lab, 9);
     let mount = lab.mount();
     let volume = mount.volume(VOLUME);
     cp(&first, &volume.join("base"));
@@ -180,7 +181,7 @@ fn many_increments_at_once() {
     }
     let script = r#"cd "$1" && ls | xargs -P 4 -I@ cp @ "$2"/.incremental/@"#;
     run(&mut shell(script, &[&folder, &volume]));
-    check_all(&lab, &folder, &first);
+    check_all(lab, &folder, &first);
     run(&mut shell(r#"rm -r "$1""#, &[&volume]));
     assert_eq!(count(&lab.store()), 0);
 }
