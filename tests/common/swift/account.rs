@@ -3,7 +3,6 @@
 use super::super::proxy::Proxy;
 use super::client::Client;
 use super::http::Http;
-use crate::common::proxy::Proxy;
 use cinderfs::config::{Config, Containers, Driver};
 use cinderfs::store::swift::SwiftStore;
 use serde_json::{Value, json};
