@@ -191,6 +191,24 @@ pub trait ObjectStore: Send + Sync + Debug {
     /// for mean that it ends there.
     async fn read(&self, container: &str, name: &str, range: Range<u64>) -> Result<Bytes>;
 
+    /// The same of one version of it: of two versions nothing is pieced together.
+    ///
+    /// # Errors
+    /// `Unavailable` when there is another version now.
+    async fn read_of(
+        &self,
+        container: &str,
+        name: &str,
+        range: Range<u64>,
+        version: &str,
+    ) -> Result<Bytes> {
+        let bytes = self.read(container, name, range).await?;
+        match self.stat(container, name).await?.version == version {
+            true => Ok(bytes),
+            false => Err(replaced(container, name)),
+        }
+    }
+
     /// The bytes of an object from `offset` on, where the store has something better for
     /// that than to read one range after the other.
     fn stream(&self, _container: &str, _name: &str, _offset: u64) -> Option<Box<dyn ObjectStream>> {
@@ -242,6 +260,13 @@ pub trait ObjectStore: Send + Sync + Debug {
 
     /// How much room there is, where the store can tell.
     async fn space(&self) -> Result<Option<Space>>;
+}
+
+/// The failure of who reads an object that is not what it was.
+fn replaced(container: &str, name: &str) -> Error {
+    let subject = format!("{container}/{name}");
+    let reason = "another one was stored in its place while it was read";
+    Error::new(Kind::Unavailable, "read object", subject, reason).advise("open it again")
 }
 
 /// The page that `select` asks for, of a listing of all objects with its prefix.

@@ -5,7 +5,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::{
     BackupName, Digest, HashListHeader, HashListTail, from_hex, parse_sha256_entries, to_hex,
 };
-use crate::store::{ObjectStore, read_whole};
+use crate::store::{ObjectStore, Stat, read_whole};
 use serde::Deserialize;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,6 +28,8 @@ const LARGEST_FOREIGN: u64 = 16 << 20;
 pub struct HashList {
     store: Arc<dyn ObjectStore>,
     name: BackupName,
+    /// That of the object, while this is in use.
+    version: String,
     found: Found,
     pages: Mutex<Shelf<u64, Vec<Digest>>>,
 }
@@ -65,15 +67,16 @@ impl HashList {
     /// `Corrupt` when it is none; those of the store.
     pub async fn open(store: &Arc<dyn ObjectStore>, name: &BackupName) -> Result<Option<Self>> {
         let object = name.sha256file();
-        let size = match store.stat(&name.container, &object).await {
+        let Stat { size, version, .. } = match store.stat(&name.container, &object).await {
             Err(e) if e.kind() == Kind::NotFound => return Ok(None),
-            other => other?.size,
+            other => other?,
         };
+        let read = |range| store.read_of(&name.container, &object, range, &version);
         let tail_at = size.saturating_sub(TAIL_BYTES);
-        let tail = store.read(&name.container, &object, tail_at..size).await?;
+        let tail = read(tail_at..size).await?;
         let mut found = None;
         for length in [HEAD_BYTES, LONGEST_HEAD] {
-            let head = store.read(&name.container, &object, 0..length).await?;
+            let head = read(0..length).await?;
             found = regular(&head, &tail, tail_at);
             if found.is_some() || size <= length {
                 break;
@@ -86,6 +89,7 @@ impl HashList {
         Ok(Some(Self {
             store: Arc::clone(store),
             name: name.clone(),
+            version,
             found,
             pages: Mutex::new(Shelf::new(PAGES_KEPT)),
         }))
@@ -183,8 +187,12 @@ impl HashList {
         // The last entry has no next one: read up to its closing quote.
         let end = at + count.saturating_sub(1) * stride + 66;
         let object = self.name.sha256file();
-        let text = self.store.read(&self.name.container, &object, at..end);
-        let text = text.await?;
+        // Of a list that was published anew, zeros would stand for data.
+        let container = &self.name.container;
+        let read = self
+            .store
+            .read_of(container, &object, at..end, &self.version);
+        let text = read.await?;
         let digests = parse_sha256_entries(&text, stride, count as usize).ok_or_else(|| {
             let reason = format!(
                 "an entry among hashes {from} to {} is no sha256",
