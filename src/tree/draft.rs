@@ -40,6 +40,9 @@ struct State {
     /// Counts closes, so that a timer knows whether it is for the last one.
     closes: u64,
     unlinked: bool,
+    /// Why it could not be published when a program last asked for that, if nothing was
+    /// written since.
+    refused: Option<Error>,
     written_at: SystemTime,
 }
 
@@ -69,6 +72,7 @@ impl Draft {
                 closed_empty: false,
                 closes: 0,
                 unlinked: false,
+                refused: None,
                 written_at: SystemTime::now(),
             }),
             publishing: tokio::sync::Mutex::default(),
@@ -106,6 +110,7 @@ impl Draft {
         let mut state = lock(&self.state);
         state.written_at = SystemTime::now();
         state.description.modified = None;
+        state.refused = None;
     }
 
     /// The finished backup, if it was published and nothing is open.
@@ -208,6 +213,10 @@ impl Draft {
     /// # Errors
     /// Those of storing it.
     pub async fn publish_closed(&self, close: u64, even_empty: bool) -> Result<()> {
+        // A program that was told that it has failed must not find it all the same.
+        if let Some(e) = lock(&self.state).refused.clone() {
+            return Err(e);
+        }
         self.publish_if(even_empty, || self.is_closed_since(close))
             .await
     }
@@ -230,10 +239,14 @@ impl Draft {
         let published = self.writer.publish_if(&description, anew, is_due).await;
         let mut state = lock(&self.state);
         match published {
-            Ok(Some(backup)) => state.published = Some(backup),
+            Ok(Some(backup)) => {
+                state.published = Some(backup);
+                state.refused = None;
+            }
             Ok(None) => state.described_anew |= anew,
             Err(e) => {
                 state.described_anew = true;
+                state.refused = Some(e.clone());
                 return Err(e);
             }
         }
