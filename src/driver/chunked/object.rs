@@ -11,13 +11,13 @@ use crate::driver::{Block, BlockKey, BlockSink, Progress};
 use crate::error::Result;
 use crate::format::{BackupName, Digest, ObjectEntry};
 use crate::store::ObjectStore;
-use crate::task::blocking;
+use crate::task::{Queue, blocking};
 use bytes::Bytes;
 use md5::Md5;
 use sha2::{Digest as _, Sha256};
 use std::ops::Range;
 use std::sync::{Arc, Weak};
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::OnceCell;
 
 /// How much of an object that is stored as it is one request asks for: the more, the less
 /// the way to the store counts.
@@ -63,7 +63,7 @@ pub struct Object {
     codec: Codec,
     md5: [u8; 16],
     stored_size: OnceCell<u64>,
-    turn: Mutex<Turn>,
+    turn: Queue<Turn>,
 }
 
 /// What stays between two readers of a compressed object.
@@ -85,7 +85,7 @@ impl Object {
             codec: entry.codec,
             md5: entry.md5,
             stored_size: OnceCell::new(),
-            turn: Mutex::default(),
+            turn: Queue::default(),
         }
     }
 
@@ -174,7 +174,18 @@ impl Object {
         cut: Cut,
         sink: &dyn BlockSink,
     ) -> Result<Vec<(BlockKey, Block)>> {
-        let mut turn = self.turn.lock().await;
+        let mut turn = self.turn.turn().await?;
+        let decoded = self.decode(&mut turn, range, cut, sink).await;
+        turn.note(decoded)
+    }
+
+    async fn decode(
+        &self,
+        turn: &mut Turn,
+        range: Range<u64>,
+        cut: Cut,
+        sink: &dyn BlockSink,
+    ) -> Result<Vec<(BlockKey, Block)>> {
         let mut blocks = Vec::new();
         let mut at = range.start;
         while at < range.end {
@@ -184,7 +195,7 @@ impl Object {
                 at += 1;
                 continue;
             }
-            let stream = self.stream_to(&mut turn, at, cut).await?;
+            let stream = self.stream_to(turn, at, cut).await?;
             let first = stream.position();
             let step = step_bytes(cut).min(self.length.saturating_sub(first));
             let cut_up = move |data: &[u8]| cut_blocks(data, cut);
@@ -248,13 +259,27 @@ impl Object {
         if self.codec == Codec::None {
             self.check_stored_size().await?;
         }
-        let mut turn = self.turn.lock().await;
+        let mut turn = self.turn.turn().await?;
         if let Some((known, table)) = &turn.table
             && *known == cut
             && let Some(table) = table.upgrade()
         {
             return Ok(table);
         }
+        let scanned = self.scan_now(&mut turn, cut, sink, progress).await;
+        let table = turn.note(scanned)?;
+        turn.table = Some((cut, Arc::downgrade(&table)));
+        keep(&table);
+        Ok(table)
+    }
+
+    async fn scan_now(
+        &self,
+        turn: &mut Turn,
+        cut: Cut,
+        sink: &dyn BlockSink,
+        progress: &dyn Progress,
+    ) -> Result<Arc<[Digest]>> {
         let mut found: Vec<Digest> = Vec::new();
         let mut sum = Md5::new();
         let mut stream = Stream::new(&self.stored, self.codec, None)?;
@@ -284,10 +309,7 @@ impl Object {
         if <[u8; 16]>::from(sum.finalize()) != self.md5 && !self.stored_md5_fits().await? {
             return Err(self.stored.corrupt("its md5 is wrong"));
         }
-        let table: Arc<[Digest]> = found.into();
-        turn.table = Some((cut, Arc::downgrade(&table)));
-        keep(&table);
-        Ok(table)
+        Ok(found.into())
     }
 
     async fn stored_md5_fits(&self) -> Result<bool> {
