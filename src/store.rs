@@ -258,6 +258,11 @@ pub trait ObjectStore: Send + Sync + Debug {
         Ok(Vec::new())
     }
 
+    /// What has gone wrong with the last request and is tried again just now.
+    fn trouble(&self) -> Option<Error> {
+        None
+    }
+
     /// How much room there is, where the store can tell.
     async fn space(&self) -> Result<Option<Space>>;
 }

@@ -216,6 +216,10 @@ impl<S: ObjectStore> ObjectStore for FaultStore<S> {
         self.inner.leftovers().await
     }
 
+    fn trouble(&self) -> Option<Error> {
+        self.inner.trouble()
+    }
+
     async fn space(&self) -> Result<Option<Space>> {
         self.inner.space().await
     }

@@ -14,7 +14,7 @@ mod trust;
 use super::{Body, Entry, ObjectStore, ObjectStream, Page, Select, Space, Stat};
 use crate::config::{self, Containers};
 use crate::error::{Error, Kind, Result};
-use crate::task::blocking;
+use crate::task::{Queue, blocking};
 use account::Account;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -29,7 +29,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use stream::SwiftStream;
-use tokio::sync::Mutex;
 
 /// How long it is taken for true that we may write, and how much room there is.
 const KNOWN: Duration = Duration::from_secs(30);
@@ -37,6 +36,8 @@ const KNOWN: Duration = Duration::from_secs(30);
 /// does not know, and the first pause between: clocks catch up, and caches forget.
 const PUTS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// How often an object is read whole that does not come as it is.
+const TRIES_OF_WHOLE: u32 = 3;
 /// Nothing has this name: who may delete it may write.
 const PROBE: &str = ".cinderfs-may-i-write";
 
@@ -48,11 +49,11 @@ pub struct SwiftStore {
     container: String,
     storage_policy: Option<String>,
     /// How long pages are, and when that was asked.
-    limits: Mutex<Option<(Instant, Limits)>>,
+    limits: Queue<Option<(Instant, Limits)>>,
     /// Containers that were there once, and those that never were.
     known: std::sync::Mutex<HashMap<String, bool>>,
-    writable: Mutex<Option<Instant>>,
-    space: Mutex<Option<(Instant, Option<Space>)>>,
+    writable: Queue<Option<Instant>>,
+    space: Queue<Option<(Instant, Option<Space>)>>,
 }
 
 impl Debug for SwiftStore {
@@ -73,10 +74,10 @@ impl SwiftStore {
             containers: options.containers.clone(),
             container: container.unwrap_or_else(|| "volumebackups".to_owned()),
             storage_policy: options.storage_policy.clone(),
-            limits: Mutex::default(),
+            limits: Queue::default(),
             known: std::sync::Mutex::default(),
-            writable: Mutex::default(),
-            space: Mutex::default(),
+            writable: Queue::default(),
+            space: Queue::default(),
         })
     }
 
@@ -102,7 +103,13 @@ impl SwiftStore {
             })?;
             call.headers.insert("X-Storage-Policy", value);
         }
-        self.account.ask(&call).await?;
+        let made = self.account.ask(&call).await;
+        made.map_err(|e| match (e.kind(), &self.storage_policy) {
+            (Kind::Invalid, Some(policy)) => e.advise(&format!(
+                "is there a storage policy {policy} (backup_swift_create_storage_policy)?"
+            )),
+            _ => e,
+        })?;
         tracing::info!("container {container} is made");
         Ok(())
     }
@@ -220,8 +227,29 @@ impl ObjectStore for SwiftStore {
     async fn read(&self, container: &str, name: &str, range: Range<u64>) -> Result<Bytes> {
         let length = range.end.saturating_sub(range.start);
         let (start, end) = (range.start, Some(range.end));
-        let mut stream = SwiftStream::new(&self.account, container, name, start, end);
-        stream.next(length).await
+        // What is read whole, as metadata is, may have no hash of its own.
+        for _ in 0..TRIES_OF_WHOLE {
+            let mut stream = SwiftStream::new(&self.account, container, name, start, end);
+            let bytes = stream.next(length).await?;
+            let is_whole = start == 0 && (bytes.len() as u64) < length;
+            let expected = stream.md5().filter(|_| is_whole);
+            let Some(expected) = expected.map(str::to_owned) else {
+                return Ok(bytes);
+            };
+            let body = Body::Bytes(bytes.clone());
+            let found = blocking(move || Ok(hex_md5(&body))).await?;
+            if found.is_ok_and(|found| found == expected) {
+                return Ok(bytes);
+            }
+        }
+        let reason = "what came is not what the store says it holds (ETag)";
+        let subject = format!("{container}/{name}");
+        Err(Error::new(
+            Kind::Unavailable,
+            "read object",
+            subject,
+            reason,
+        ))
     }
 
     fn stream(&self, container: &str, name: &str, offset: u64) -> Option<Box<dyn ObjectStream>> {
@@ -285,25 +313,31 @@ impl ObjectStore for SwiftStore {
     }
 
     async fn check_writable(&self) -> Result<()> {
-        let mut known = self.writable.lock().await;
+        let mut known = self.writable.turn().await?;
         if known.is_some_and(|at| at.elapsed() < KNOWN) {
             return Ok(());
         }
         let call = Call::object("write to", Method::DELETE, &self.container, PROBE);
         let call = call.fine(&[StatusCode::NOT_FOUND]);
-        self.account.ask(&call).await?;
+        let asked = self.account.ask(&call).await;
+        known.note(asked)?;
         *known = Some(Instant::now());
         Ok(())
     }
 
+    fn trouble(&self) -> Option<Error> {
+        self.account.trouble()
+    }
+
     async fn space(&self) -> Result<Option<Space>> {
-        let mut known = self.space.lock().await;
+        let mut known = self.space.turn().await?;
         if let Some((at, space)) = *known
             && at.elapsed() < KNOWN
         {
             return Ok(space);
         }
-        let space = self.quota().await?;
+        let space = self.quota().await;
+        let space = known.note(space)?;
         *known = Some((Instant::now(), space));
         Ok(space)
     }

@@ -10,14 +10,15 @@ use super::trust;
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::store::Body;
+use crate::task::Queue;
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use reqwest::{Client, Method, Response, StatusCode};
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout, timeout_at};
 
 /// The longest wait between two tries.
@@ -27,15 +28,21 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(64);
 const SHORT_PAUSE: Duration = Duration::from_millis(100);
 /// A request that shows no progress for this part of its time is given up, and sent again.
 const STALLS_IN_TIME: u32 = 3;
-/// So long after a request failed for good, others are not repeated: a folder of a store
-/// that is down should not take a minute to say so, again and again.
+/// So long after a request was given up that nobody answered, those that only look are not
+/// repeated: a folder of a store that is down should not take a minute to say so, again and
+/// again. What is stored is worth the wait: a backup would fail.
 const DOWN: Duration = Duration::from_secs(5);
+/// So long after a question was given up that nobody answered, it is not asked again. The
+/// kernel asks once for everybody who waits for a page, one after the other.
+const SAME_QUESTION: Duration = Duration::from_secs(1);
 /// So soon a token is asked for again when the old one was given, whose end is near.
-const SAME_TOKEN: Duration = Duration::from_millis(50);
+const SAME_TOKEN: Duration = Duration::from_millis(250);
 /// So long a refused login is not tried again: services lock users out who try too often.
 const REFUSED: Duration = Duration::from_secs(10);
 /// A second more for each so many bytes of a body: the least speed that is taken for one.
 const LEAST_BYTES_A_SECOND: u64 = 1 << 20;
+/// So many tokens may be refused in a row: TempAuth gives one that ends at once.
+const LOGINS: u32 = 3;
 /// What is collected of an answer is never longer than this.
 const LARGEST_ANSWER: usize = 1 << 30;
 
@@ -46,10 +53,17 @@ pub(super) struct Account {
     retry_backoff: Duration,
     request_timeout: Duration,
     client: Client,
-    entry: Mutex<Entry>,
+    entry: Queue<Entry>,
+    /// How often somebody has logged in, also for those who wait for that.
+    logins: AtomicU64,
     began: Instant,
-    /// When a request failed for good, in milliseconds from `began`; 0: not.
+    /// When a request was given up that nobody answered, in milliseconds from `began`; 0:
+    /// not.
     failed: AtomicU64,
+    /// Questions that were given up a moment ago.
+    unanswered: std::sync::Mutex<HashMap<String, (Instant, Error)>>,
+    /// What was last tried again and has not been better since.
+    trouble: std::sync::Mutex<Option<Error>>,
 }
 
 /// Whether we are logged in.
@@ -83,6 +97,8 @@ pub(super) struct Tries {
     done: u32,
     backoff: Duration,
     last: Option<Error>,
+    /// The server has answered, though not as it should.
+    answered: bool,
 }
 
 impl Tries {
@@ -91,7 +107,12 @@ impl Tries {
     /// # Errors
     /// The failure, when there is no point in that.
     pub async fn pause(&mut self, failure: Failure) -> Result<()> {
-        let Failure { error, again } = failure;
+        let Failure {
+            error,
+            again,
+            answered,
+        } = failure;
+        self.answered |= answered;
         let jitter = |longest: Duration| longest.mul_f64(0.5 + fastrand::f64() / 2.0);
         let wait = match again {
             Again::Never => return Err(error),
@@ -134,6 +155,10 @@ impl Tries {
     }
 }
 
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Account {
     /// An account, to which nobody is logged in yet.
     ///
@@ -146,9 +171,12 @@ impl Account {
             retry_backoff: options.retry_backoff,
             request_timeout: options.request_timeout,
             client: trust::client(&options.trust, options.request_timeout)?,
-            entry: Mutex::default(),
+            entry: Queue::default(),
+            logins: AtomicU64::new(0),
             began: Instant::now(),
             failed: AtomicU64::new(0),
+            unanswered: std::sync::Mutex::default(),
+            trouble: std::sync::Mutex::default(),
         })
     }
 
@@ -162,8 +190,8 @@ impl Account {
         }
     }
 
-    /// How often a request may be tried that moves so many bytes.
-    pub fn tries(&self, bytes: u64) -> Tries {
+    /// How often a request may be tried that sends so many bytes along, or only looks.
+    pub fn tries(&self, bytes: u64, looks: bool) -> Tries {
         let time = self.request_timeout + Duration::from_secs(bytes / LEAST_BYTES_A_SECOND);
         let now = self.began.elapsed().as_millis() as u64;
         let failed = self.failed.load(Ordering::Relaxed);
@@ -171,17 +199,38 @@ impl Account {
         Tries {
             deadline: tokio::time::Instant::now() + time,
             time,
-            left: if is_down { 0 } else { self.retry_attempts },
+            left: match looks && is_down {
+                true => 0,
+                false => self.retry_attempts,
+            },
             done: 0,
             backoff: self.retry_backoff,
             last: None,
+            answered: false,
         }
     }
 
-    /// A request failed for good, or did not: others learn from it.
-    pub fn note<T>(&self, outcome: Result<T>) -> Result<T> {
+    /// What the same question was given up with, a moment ago.
+    pub fn just_failed(&self, question: &str) -> Option<Error> {
+        let unanswered = lock(&self.unanswered);
+        let (at, error) = unanswered.get(question)?;
+        (at.elapsed() < SAME_QUESTION).then(|| error.clone())
+    }
+
+    /// What is tried again just now.
+    pub fn trouble(&self) -> Option<Error> {
+        lock(&self.trouble).clone()
+    }
+
+    /// A request was given up, or was not: others learn from it.
+    pub fn note<T>(&self, tries: &Tries, question: Option<&str>, outcome: Result<T>) -> Result<T> {
         let failed = match &outcome {
-            Err(e) if matches!(e.kind(), Kind::Unavailable | Kind::TimedOut) => {
+            Err(e) if !tries.answered && matches!(e.kind(), Kind::Unavailable | Kind::TimedOut) => {
+                if let Some(question) = question {
+                    let mut unanswered = lock(&self.unanswered);
+                    unanswered.retain(|_, (at, _)| at.elapsed() < SAME_QUESTION);
+                    unanswered.insert(question.to_owned(), (Instant::now(), e.clone()));
+                }
                 (self.began.elapsed().as_millis() as u64).max(1)
             }
             _ => 0,
@@ -195,17 +244,29 @@ impl Account {
     /// # Errors
     /// Those of the call, once there is no point in trying again; `TimedOut`.
     pub async fn ask(&self, call: &Call<'_>) -> Result<Answer> {
-        let mut tries = self.tries(call.bytes());
+        let question = call.question();
+        let question = question.as_deref();
+        if let Some(e) = question.and_then(|question| self.just_failed(question)) {
+            return Err(e);
+        }
+        let mut tries = self.tries(call.bytes(), question.is_some());
         let asked = timeout_at(tries.deadline, async {
             loop {
                 match self.ask_once(call, &tries).await {
-                    Ok(answer) => return Ok(answer),
-                    Err(failure) => tries.pause(failure).await?,
+                    Ok(answer) => {
+                        *lock(&self.trouble) = None;
+                        return Ok(answer);
+                    }
+                    Err(failure) => {
+                        *lock(&self.trouble) = Some(failure.error.clone());
+                        tries.pause(failure).await?;
+                    }
                 }
             }
         });
         let asked = asked.await;
-        self.note(asked.unwrap_or_else(|_| Err(tries.timed_out(call.op, &call.subject()))))
+        let asked = asked.unwrap_or_else(|_| Err(tries.timed_out(call.op, &call.subject())));
+        self.note(&tries, question, asked)
     }
 
     async fn ask_once(&self, call: &Call<'_>, tries: &Tries) -> Result<Answer, Failure> {
@@ -235,14 +296,20 @@ impl Account {
     /// Sends a request once, and gives the answer as far as its headers. One that is refused
     /// because the login has ended is sent again after another.
     pub async fn begin(&self, call: &Call<'_>) -> Result<Response, Failure> {
-        let (number, session) = self.session(None, call).await?;
-        let response = self.send(call, &session).await?;
-        let response = match response.status() {
-            StatusCode::UNAUTHORIZED => {
-                let (_, session) = self.session(Some(number), call).await?;
-                self.send(call, &session).await?
+        let mut logins = match &self.login {
+            // It would be the same token again.
+            config::Login::Token { .. } => 1,
+            _ => LOGINS,
+        };
+        let mut over: Option<Arc<Session>> = None;
+        let response = loop {
+            let session = self.session(over.as_deref(), call).await?;
+            let response = self.send(call, &session).await?;
+            logins -= 1;
+            if response.status() != StatusCode::UNAUTHORIZED || logins == 0 {
+                break response;
             }
-            _ => response,
+            over = Some(session);
         };
         let status = response.status();
         if status.is_success() || call.fine.contains(&status) {
@@ -263,7 +330,7 @@ impl Account {
     pub async fn capabilities(&self) -> Result<Option<Bytes>> {
         let call = Call::new("ask", Method::GET, None);
         let asked = async {
-            let (_, session) = self.session(None, &call).await?;
+            let session = self.session(None, &call).await?;
             let url = session.storage_url.join("/info");
             let url = url.map_err(|e| call.invalid(e))?;
             let sent = self.client.get(url).send().await;
@@ -337,25 +404,29 @@ impl Account {
 
     fn stalled(&self, call: &Call<'_>, what: &str) -> Failure {
         let reason = format!("{what}, for {} s", self.patience().as_secs_f64());
-        Failure {
-            error: Error::new(Kind::TimedOut, call.op, call.subject(), reason),
-            again: Again::Soon,
-        }
+        let error = Error::new(Kind::TimedOut, call.op, call.subject(), reason);
+        Failure::new(error, Again::Soon)
     }
 
-    /// Who we are: logs in when nobody has, or when the login of number `over` has ended,
+    /// Who we are: logs in when nobody has, or when the token of `over` has ended,
     /// or will in a moment. All who need it wait for one login.
     async fn session(
         &self,
-        over: Option<u64>,
+        over: Option<&Session>,
         call: &Call<'_>,
-    ) -> Result<(u64, Arc<Session>), Failure> {
-        let mut entry = self.entry.lock().await;
-        let known = entry.session.clone().filter(|_| over != Some(entry.number));
+    ) -> Result<Arc<Session>, Failure> {
+        let before = self.logins.load(Ordering::Relaxed);
+        let turn = self.entry.turn().await;
+        let mut entry = turn.map_err(|error| Failure::new(error, Again::Backoff))?;
+        // Not by number: several logins may have given the same token.
+        let holds = |session: &Arc<Session>| over.is_none_or(|over| over.token != session.token);
+        let known = entry.session.clone().filter(holds);
+        // Of a login that has just been, or with one that holds for a while.
         if let Some(session) = &known
-            && session.renew_at.is_none_or(|at| Instant::now() < at)
+            && (before != entry.number
+                || session.renew_at.is_none_or(|at| Instant::now() < at))
         {
-            return Ok((entry.number, Arc::clone(session)));
+            return Ok(Arc::clone(session));
         }
         if let Some((at, failure)) = &entry.refused
             && at.elapsed() < REFUSED
@@ -371,13 +442,15 @@ impl Account {
                     session.renew_at = Some(Instant::now() + SAME_TOKEN);
                 }
                 let session = Arc::new(session);
+                let number = entry.number + 1;
+                self.logins.store(number, Ordering::Relaxed);
                 *entry = Entry {
-                    number: entry.number + 1,
+                    number,
                     session: Some(Arc::clone(&session)),
                     refused: None,
                 };
                 tracing::debug!("logged in to {}", self.server());
-                Ok((entry.number, session))
+                Ok(session)
             }
             Ok(Err(failure)) if refused(&failure) && known.is_none() => {
                 entry.session = None;
@@ -386,11 +459,15 @@ impl Account {
             }
             failed => match known {
                 // The old one holds for a while still.
-                Some(session) => Ok((entry.number, session)),
-                None => Err(match failed {
-                    Ok(Err(failure)) => failure,
-                    _ => self.stalled(call, "the login is not answered"),
-                }),
+                Some(session) => Ok(session),
+                None => {
+                    let failure = match failed {
+                        Ok(Err(failure)) => failure,
+                        _ => self.stalled(call, "the login is not answered"),
+                    };
+                    let _ = entry.note::<()>(Err(failure.error.clone()));
+                    Err(failure)
+                }
             },
         }
     }

@@ -78,12 +78,19 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// What is asked for, if this only looks: it can be asked for again.
+    pub fn question(&self) -> Option<String> {
+        let looks = matches!(self.method, Method::GET | Method::HEAD);
+        looks.then(|| {
+            let query = self.query.iter();
+            query.fold(self.subject(), |text, (_, value)| text + " " + value)
+        })
+    }
+
     /// The failure of what would fail again and again.
     pub fn invalid(&self, reason: impl fmt::Display) -> Failure {
-        Failure {
-            error: Error::new(Kind::Invalid, self.op, self.subject(), reason),
-            again: Again::Never,
-        }
+        let error = Error::new(Kind::Invalid, self.op, self.subject(), reason);
+        Failure::new(error, Again::Never)
     }
 
     /// How many bytes are sent along.

@@ -21,6 +21,8 @@ pub(super) struct Failure {
     pub error: Error,
     /// For us.
     pub again: Again,
+    /// The server is there: it has said so itself.
+    pub answered: bool,
 }
 
 /// Whether the same request may do better later.
@@ -58,6 +60,15 @@ enum Trouble {
 }
 
 impl Failure {
+    /// One that is not an answer to a request.
+    pub fn new(error: Error, again: Again) -> Self {
+        Self {
+            error,
+            again,
+            answered: false,
+        }
+    }
+
     /// A request that got no answer, or not all of it.
     pub fn of_transport(op: &'static str, subject: &str, e: &reqwest::Error) -> Self {
         let host = e.url().map_or_else(|| "the server".to_owned(), host_of);
@@ -112,10 +123,7 @@ impl Failure {
                 up,
             ),
         };
-        Self {
-            error: Error::new(kind, op, subject, reason).advise(advice),
-            again,
-        }
+        Self::new(Error::new(kind, op, subject, reason).advise(advice), again)
     }
 
     /// A request that was answered with a status that is not that of success.
@@ -234,6 +242,7 @@ impl Failure {
                 None => error,
             },
             again,
+            answered: true,
         }
     }
 }

@@ -162,7 +162,7 @@ impl SwiftStore {
     /// How long pages are, if the store tells, and is surely a Swift: others (RADOS Gateway)
     /// have pages that are not full though there are more.
     async fn limits(&self) -> Limits {
-        let mut known = self.limits.lock().await;
+        let mut known = self.limits.value().await;
         if let Some((asked, limits)) = *known
             && (limits.is_of_swift() || asked.elapsed() < LIMITS_UNKNOWN)
         {

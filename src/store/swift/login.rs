@@ -198,21 +198,16 @@ async fn send(auth_url: &str, request: RequestBuilder) -> Result<Answer, Failure
 fn refused(auth_url: &str, answer: &Answer, reason: &str, advice: &str) -> Failure {
     let status = answer.status;
     match status.as_u16() {
-        401 => Failure {
-            error: Error::new(Kind::Denied, OP, auth_url, format!("{reason} ({status})"))
-                .advise(advice),
-            again: Again::Never,
-        },
-        403 => Failure {
-            error: Error::new(
-                Kind::Denied,
-                OP,
-                auth_url,
-                format!("the server knows who we are and does not let us in ({status})"),
-            )
-            .advise("ask those who run it"),
-            again: Again::Never,
-        },
+        401 => {
+            let reason = format!("{reason} ({status})");
+            let error = Error::new(Kind::Denied, OP, auth_url, reason).advise(advice);
+            Failure::new(error, Again::Never)
+        }
+        403 => {
+            let reason = format!("the server knows who we are and does not let us in ({status})");
+            let error = Error::new(Kind::Denied, OP, auth_url, reason);
+            Failure::new(error.advise("ask those who run it"), Again::Never)
+        }
         408 | 429 | 498 | 500 | 502..505 => {
             Failure::of_status(OP, auth_url, status, &answer.headers)
         }
@@ -236,10 +231,7 @@ impl Final {
 
 impl From<Final> for Failure {
     fn from(failure: Final) -> Self {
-        Self {
-            error: failure.0,
-            again: Again::Never,
-        }
+        Self::new(failure.0, Again::Never)
     }
 }
 

@@ -26,6 +26,7 @@ pub(super) struct SwiftStream {
     promised: Option<u64>,
     /// Its version, once it is known.
     version: Option<HeaderValue>,
+    is_made_of_others: bool,
     /// What has come and was not asked for yet.
     rest: BytesMut,
     is_over: bool,
@@ -49,16 +50,33 @@ impl SwiftStream {
             response: None,
             promised: None,
             version: None,
+            is_made_of_others: false,
             rest: BytesMut::new(),
             is_over: end.is_some_and(|end| end <= offset),
         }
+    }
+
+    /// The md5 of the whole object, where its version is that: not of one that is made of
+    /// others.
+    pub fn md5(&self) -> Option<&str> {
+        let tag = self.version.as_ref().filter(|_| !self.is_made_of_others)?;
+        let tag = tag.to_str().ok()?;
+        let is_md5 = tag.len() == 32 && tag.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_md5.then_some(tag)
     }
 
     /// Waits until there are `want` bytes, or all that there are. May be given up at any
     /// point, and be asked again.
     async fn fill(&mut self, want: usize) -> Result<()> {
         let account = Arc::clone(&self.account);
-        let mut tries = account.tries(0);
+        let mut tries = account.tries(0, true);
+        let subject = format!("{}/{}", self.container, self.object);
+        if self.rest.len() < want
+            && !self.is_over
+            && let Some(e) = account.just_failed(&subject)
+        {
+            return Err(e);
+        }
         while self.rest.len() < want && !self.is_over {
             let received = match timeout_at(tries.deadline, self.receive()).await {
                 Ok(Ok(bytes)) => {
@@ -71,15 +89,14 @@ impl SwiftStream {
                 }
                 Err(_) => {
                     self.response = None;
-                    let subject = format!("{}/{}", self.container, self.object);
                     Err(tries.timed_out("read object", &subject))
                 }
             };
             if received.is_err() {
-                return account.note(received);
+                return account.note(&tries, Some(&subject), received);
             }
         }
-        account.note(Ok(()))
+        account.note(&tries, None, Ok(()))
     }
 
     /// Adds what comes next to the rest, and gives how much that is.
@@ -109,6 +126,8 @@ impl SwiftStream {
                     return Err(refuse(&call, reason));
                 }
                 self.version = version;
+                let has = |name| response.headers().contains_key(name);
+                self.is_made_of_others = has("X-Static-Large-Object") || has("X-Object-Manifest");
                 self.response.insert(response)
             }
         };
@@ -121,8 +140,7 @@ impl SwiftStream {
             None if self.promised.is_some_and(|end| self.offset < end) => {
                 let reason = "the answer ends before its end";
                 let error = Error::new(Kind::Unavailable, call.op, call.subject(), reason);
-                let again = Again::Soon;
-                Err(Failure { error, again })
+                Err(Failure::new(error, Again::Soon))
             }
             None => {
                 self.is_over = true;
@@ -157,10 +175,8 @@ fn check_range(call: &Call<'_>, response: &Response, offset: u64) -> Result<Opti
 }
 
 fn refuse(call: &Call<'_>, reason: &str) -> Failure {
-    Failure {
-        error: Error::new(Kind::Unavailable, call.op, call.subject(), reason),
-        again: Again::Never,
-    }
+    let error = Error::new(Kind::Unavailable, call.op, call.subject(), reason);
+    Failure::new(error, Again::Never)
 }
 
 #[async_trait]
