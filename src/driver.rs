@@ -114,6 +114,17 @@ pub trait BackupDriver: Send + Sync + Debug {
     /// was never finished, or that somebody has just deleted.
     async fn volumes(&self) -> Result<Vec<String>>;
 
+    /// Whether there is a volume of that id, as [`BackupDriver::volumes`] would list it.
+    async fn has_volume(&self, volume_id: &str) -> Result<bool> {
+        let volumes = self.volumes().await?;
+        Ok(volumes.iter().any(|known| known == volume_id))
+    }
+
+    /// What has gone wrong with the store and is tried again just now.
+    fn retried(&self) -> Option<Error> {
+        None
+    }
+
     /// The finished backups of a volume, in no particular order. May be as old as the
     /// backend's `list_ttl`, but what this driver itself changed shows at once.
     async fn backups(&self, volume_id: &str) -> Result<Vec<Arc<Backup>>>;

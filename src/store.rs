@@ -259,7 +259,7 @@ pub trait ObjectStore: Send + Sync + Debug {
     }
 
     /// What has gone wrong with the last request and is tried again just now.
-    fn trouble(&self) -> Option<Error> {
+    fn retried(&self) -> Option<Error> {
         None
     }
 

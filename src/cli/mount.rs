@@ -155,10 +155,15 @@ async fn tell_unavailable(drivers: Vec<(String, Arc<dyn BackupDriver>)>) {
             match tokio::time::timeout(FIRST_LOOK, driver.volumes()).await {
                 Ok(Ok(_)) => None,
                 Ok(Err(e)) => Some(format!("backend {name} cannot be used now: {e}")),
-                Err(_) => Some(format!(
-                    "backend {name} has not answered in {} s; it is asked again when it is used",
-                    FIRST_LOOK.as_secs()
-                )),
+                Err(_) => {
+                    let why = driver.retried().map(|e| format!(": {e}"));
+                    Some(format!(
+                        "backend {name} has not answered in {} s, and is asked again when it is \
+                         used{}",
+                        FIRST_LOOK.as_secs(),
+                        why.unwrap_or_default()
+                    ))
+                }
             }
         });
     }

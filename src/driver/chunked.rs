@@ -261,6 +261,14 @@ impl BackupDriver for ChunkedDriver {
         self.shared.catalog.volumes().await
     }
 
+    async fn has_volume(&self, volume_id: &str) -> Result<bool> {
+        self.shared.catalog.has_volume(volume_id).await
+    }
+
+    fn retried(&self) -> Option<Error> {
+        self.shared.store.retried()
+    }
+
     async fn backups(&self, volume_id: &str) -> Result<Vec<Arc<Backup>>> {
         self.shared.catalog.backups(volume_id).await
     }

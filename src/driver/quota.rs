@@ -192,6 +192,14 @@ impl BackupDriver for LimitedDriver {
         self.inner.volumes().await
     }
 
+    async fn has_volume(&self, volume_id: &str) -> Result<bool> {
+        self.inner.has_volume(volume_id).await
+    }
+
+    fn retried(&self) -> Option<Error> {
+        self.inner.retried()
+    }
+
     async fn backups(&self, volume_id: &str) -> Result<Vec<Arc<Backup>>> {
         self.inner.backups(volume_id).await
     }

@@ -216,8 +216,8 @@ impl<S: ObjectStore> ObjectStore for FaultStore<S> {
         self.inner.leftovers().await
     }
 
-    fn trouble(&self) -> Option<Error> {
-        self.inner.trouble()
+    fn retried(&self) -> Option<Error> {
+        self.inner.retried()
     }
 
     async fn space(&self) -> Result<Option<Space>> {

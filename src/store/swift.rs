@@ -325,8 +325,8 @@ impl ObjectStore for SwiftStore {
         Ok(())
     }
 
-    fn trouble(&self) -> Option<Error> {
-        self.account.trouble()
+    fn retried(&self) -> Option<Error> {
+        self.account.retried()
     }
 
     async fn space(&self) -> Result<Option<Space>> {

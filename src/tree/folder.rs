@@ -99,8 +99,7 @@ impl Tree {
         if made || self.holds_drafts(backend, volume) {
             return Ok(true);
         }
-        let volumes = self.driver(backend)?.volumes().await?;
-        Ok(volumes.iter().any(|known| known == volume))
+        self.driver(backend)?.has_volume(volume).await
     }
 
     /// Looks a name up; the kernel knows the inode from then on.

@@ -12,10 +12,10 @@ use crate::driver::Backup;
 use crate::error::{Error, Kind, Result};
 use crate::format::{BackupName, Layout, Metadata};
 use crate::store::{Entry, ObjectStore};
+use crate::task::Queue;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 /// Every object of a backup begins so, whatever the layout.
@@ -34,12 +34,12 @@ pub struct Catalog {
     listing: Arc<Listing>,
     /// What is listed at a time has a lock of its own, so that nobody waits for a listing
     /// who does not need it. By volume; in the layout Posix there is one for all.
-    parts: StdMutex<HashMap<String, Arc<Mutex<Part>>>>,
+    parts: Mutex<HashMap<String, Arc<Queue<Part>>>>,
     /// The volumes of the layout Swift. Its lock may be held when that of a part is taken,
     /// not the other way round.
-    folders: Mutex<Folders>,
+    folders: Queue<Folders>,
     /// Why the store could not be listed when it was last tried.
-    trouble: StdMutex<Option<Error>>,
+    trouble: Mutex<Option<Error>>,
 }
 
 /// The backups that are listed at a time.
@@ -86,9 +86,9 @@ impl Catalog {
             layout: options.layout,
             list_ttl: options.list_ttl,
             listing: Arc::new(Listing::new(store)),
-            parts: StdMutex::default(),
-            folders: Mutex::default(),
-            trouble: StdMutex::default(),
+            parts: Mutex::default(),
+            folders: Queue::default(),
+            trouble: Mutex::default(),
         }
     }
 
@@ -124,31 +124,58 @@ impl Catalog {
         match self.layout {
             Layout::Posix => {
                 let part = self.part_of("");
-                let mut part = part.lock().await;
-                self.refresh(&mut part, "").await?;
+                let mut part = part.turn().await?;
+                let refreshed = self.refresh(&mut part, "").await;
+                part.note(refreshed)?;
                 let held = part.volumes.iter().filter(|(_, names)| !names.is_empty());
                 Ok(held.map(|(volume, _)| volume.clone()).collect())
             }
             Layout::Swift => {
-                let mut folders = self.folders.lock().await;
-                self.refresh_folders(&mut folders).await?;
+                let mut folders = self.folders.turn().await?;
+                let refreshed = self.refresh_folders(&mut folders).await;
+                folders.note(refreshed)?;
                 Ok(folders.volumes.iter().cloned().collect())
             }
         }
     }
 
+    /// Whether there is such a volume. Of one that had backups a moment ago these are
+    /// listed, in the layout Swift: who asks wants to see them next, and then need not wait
+    /// for two listings.
+    pub async fn has_volume(&self, volume_id: &str) -> Result<bool> {
+        let holds = |part: &Part| {
+            part.volumes
+                .get(volume_id)
+                .is_some_and(|all| !all.is_empty())
+        };
+        let part = self.lock_parts().get(volume_id).map(Arc::clone);
+        if let Some(part) = part {
+            let mut part = part.turn().await?;
+            if holds(&part) {
+                let refreshed = self.refresh(&mut part, volume_id).await;
+                part.note(refreshed)?;
+                if holds(&part) {
+                    return Ok(true);
+                }
+            }
+        }
+        let volumes = self.volumes().await?;
+        Ok(volumes.iter().any(|known| known == volume_id))
+    }
+
     /// The backups of a volume.
     pub async fn backups(&self, volume_id: &str) -> Result<Vec<Arc<Backup>>> {
         let part = self.part_of(volume_id);
-        let mut part = part.lock().await;
-        self.refresh(&mut part, volume_id).await?;
+        let mut part = part.turn().await?;
+        let refreshed = self.refresh(&mut part, volume_id).await;
+        part.note(refreshed)?;
         self.backups_of(&mut part, volume_id).await
     }
 
     /// The same, from the store as it is now: an older listing does not do.
     pub async fn backups_now(&self, volume_id: &str) -> Result<Vec<Arc<Backup>>> {
         let part = self.part_of(volume_id);
-        let mut part = part.lock().await;
+        let mut part = part.value().await;
         let found = self.list(&mut part, volume_id).await;
         let found = self.or_old(found, None)?;
         self.take_listing(&mut part, found.unwrap_or_default());
@@ -158,7 +185,7 @@ impl Catalog {
     /// One backup, as it is now.
     pub async fn backup(&self, name: &BackupName) -> Result<Arc<Backup>> {
         let part = self.part_of(&name.volume_id);
-        let mut part = part.lock().await;
+        let mut part = part.turn().await?;
         let backups = self.backups_of(&mut part, &name.volume_id).await?;
         let found = backups
             .into_iter()
@@ -169,14 +196,14 @@ impl Catalog {
     /// Where a backup lies.
     pub async fn name_of(&self, backup: &Backup) -> Result<Arc<BackupName>> {
         let part = self.part_of(&backup.volume_id);
-        let part = part.lock().await;
+        let part = part.value().await;
         find(&part, backup).cloned().ok_or_else(|| gone(&backup.id))
     }
 
     /// A backup and all that it is built on, the newest first.
     pub async fn chain(&self, backup: &Backup) -> Result<Vec<Arc<BackupName>>> {
         let part = self.part_of(&backup.volume_id);
-        let mut part = part.lock().await;
+        let mut part = part.turn().await?;
         let backups = self.backups_of(&mut part, &backup.volume_id).await?;
         let by_id: HashMap<&str, &Arc<Backup>> = backups
             .iter()
@@ -204,7 +231,7 @@ impl Catalog {
     /// A backup was published, or its metadata rewritten.
     pub async fn changed(&self, name: &BackupName) {
         let part = self.part_of(&name.volume_id);
-        let mut part = part.lock().await;
+        let mut part = part.value().await;
         part.known.remove(name);
         part.backups.remove(&name.volume_id);
         let shared = Arc::new(name.clone());
@@ -219,7 +246,7 @@ impl Catalog {
         if self.layout == Layout::Swift {
             part.stored.insert(shared, Instant::now());
             drop(part);
-            let mut folders = self.folders.lock().await;
+            let mut folders = self.folders.value().await;
             folders.volumes.insert(name.volume_id.clone());
             let stored = &mut folders.stored;
             stored.insert(name.volume_id.clone(), Instant::now());
@@ -229,7 +256,7 @@ impl Catalog {
     /// A backup was deleted.
     pub async fn removed(&self, name: &BackupName) {
         let part = self.part_of(&name.volume_id);
-        let mut part = part.lock().await;
+        let mut part = part.value().await;
         part.known.remove(name);
         part.stored.remove(name);
         part.backups.remove(&name.volume_id);
@@ -239,7 +266,7 @@ impl Catalog {
         listed.retain(|listed| *listed.name != *name);
         if listed.is_empty() && self.layout == Layout::Swift {
             drop(part);
-            let mut folders = self.folders.lock().await;
+            let mut folders = self.folders.value().await;
             folders.volumes.remove(&name.volume_id);
             folders.stored.remove(&name.volume_id);
         }
@@ -249,16 +276,16 @@ impl Catalog {
     pub async fn forget_listing(&self) {
         let parts: Vec<_> = self.lock_parts().values().cloned().collect();
         for part in parts {
-            part.lock().await.listed = None;
+            part.value().await.listed = None;
         }
-        self.folders.lock().await.listed = None;
+        self.folders.value().await.listed = None;
     }
 
-    fn lock_parts(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Mutex<Part>>>> {
+    fn lock_parts(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Queue<Part>>>> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn part_of(&self, volume_id: &str) -> Arc<Mutex<Part>> {
+    fn part_of(&self, volume_id: &str) -> Arc<Queue<Part>> {
         let key = match self.layout {
             Layout::Posix => "",
             Layout::Swift => volume_id,
@@ -371,8 +398,12 @@ impl Catalog {
         let mut looks = JoinSet::new();
         let mut waiting = listed.into_iter();
         let mut passing = false;
+        // Those that nobody has answered.
+        let mut unanswered = 0;
+        let mut last = None;
         loop {
             while looks.len() < LOOKS
+                && unanswered < LOOKS
                 && let Some(Listed { name, version }) = waiting.next()
             {
                 let known = part.known.get(&name).cloned();
@@ -394,9 +425,19 @@ impl Catalog {
             summaries.push((Arc::clone(&name), known.summary.clone()));
             // A failure may pass while the version stays the same; damage does not.
             match &known.summary {
-                Err(e) if e.kind() != Kind::Corrupt => passing = true,
+                Err(e) if e.kind() != Kind::Corrupt => {
+                    passing = true;
+                    last = Some(e.clone());
+                    let is_silent = matches!(e.kind(), Kind::Unavailable | Kind::TimedOut);
+                    unanswered += usize::from(is_silent);
+                }
                 _ => drop(part.known.insert(name, known)),
             }
+        }
+        // Each of a thousand would take until its deadline.
+        if let Some(e) = last {
+            let rest = waiting.map(|listed| (listed.name, Err(e.clone())));
+            summaries.extend(rest);
         }
         summaries.sort_by(|(one, _), (other, _)| one.prefix.cmp(&other.prefix));
         let backups = self.assemble(&summaries);

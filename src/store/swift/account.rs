@@ -63,7 +63,7 @@ pub(super) struct Account {
     /// Questions that were given up a moment ago.
     unanswered: std::sync::Mutex<HashMap<String, (Instant, Error)>>,
     /// What was last tried again and has not been better since.
-    trouble: std::sync::Mutex<Option<Error>>,
+    retried: std::sync::Mutex<Option<Error>>,
 }
 
 /// Whether we are logged in.
@@ -176,7 +176,7 @@ impl Account {
             began: Instant::now(),
             failed: AtomicU64::new(0),
             unanswered: std::sync::Mutex::default(),
-            trouble: std::sync::Mutex::default(),
+            retried: std::sync::Mutex::default(),
         })
     }
 
@@ -218,8 +218,8 @@ impl Account {
     }
 
     /// What is tried again just now.
-    pub fn trouble(&self) -> Option<Error> {
-        lock(&self.trouble).clone()
+    pub fn retried(&self) -> Option<Error> {
+        lock(&self.retried).clone()
     }
 
     /// A request was given up, or was not: others learn from it.
@@ -254,11 +254,11 @@ impl Account {
             loop {
                 match self.ask_once(call, &tries).await {
                     Ok(answer) => {
-                        *lock(&self.trouble) = None;
+                        *lock(&self.retried) = None;
                         return Ok(answer);
                     }
                     Err(failure) => {
-                        *lock(&self.trouble) = Some(failure.error.clone());
+                        *lock(&self.retried) = Some(failure.error.clone());
                         tries.pause(failure).await?;
                     }
                 }
@@ -423,8 +423,7 @@ impl Account {
         let known = entry.session.clone().filter(holds);
         // Of a login that has just been, or with one that holds for a while.
         if let Some(session) = &known
-            && (before != entry.number
-                || session.renew_at.is_none_or(|at| Instant::now() < at))
+            && (before != entry.number || session.renew_at.is_none_or(|at| Instant::now() < at))
         {
             return Ok(Arc::clone(session));
         }
