@@ -28,6 +28,8 @@ pub enum Harm {
     ResetRequest(Option<u64>),
     /// After that many bytes of the request's body no more of them are taken.
     StallRequest(u64),
+    /// A bit of that byte of the request's body is flipped.
+    FlipRequest(u64),
     /// The request never reaches the server, and nothing answers.
     NoAnswer,
     /// The server does what it is asked for, and its answer is lost: the connection is

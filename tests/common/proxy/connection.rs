@@ -94,11 +94,16 @@ impl Connection {
                 server.write_all(&head.bytes()).await?;
                 // The answer may come before the body is through.
                 let _ = asked.send(request);
+                let mut sent = 0;
                 while most > 0 {
                     let Some(mut piece) = client.piece(&mut body).await? else {
                         break;
                     };
                     cut(&mut piece, &mut most);
+                    if let Some(Harm::FlipRequest(at)) = harm {
+                        piece = flipped(piece, at, sent);
+                    }
+                    sent += piece.len() as u64;
                     server.write_all(&piece).await?;
                 }
                 match harm {
