@@ -105,7 +105,7 @@ impl SwiftStore {
         }
         let made = self.account.ask(&call).await;
         made.map_err(|e| match (e.kind(), &self.storage_policy) {
-            (Kind::Invalid, Some(policy)) => e.advise(&format!(
+            (Kind::Invalid, Some(policy)) => e.advise(format!(
                 "is there a storage policy {policy} (backup_swift_create_storage_policy)?"
             )),
             _ => e,

@@ -306,7 +306,7 @@ fn a_store_that_stalls() {
                 }
                 let wrote = writer.join().unwrap();
                 let words = String::from_utf8_lossy(&wrote.stderr).into_owned();
-                let may_write = part != "" && harm == Harm::StallAnswer(10);
+                let may_write = !part.is_empty() && harm == Harm::StallAnswer(10);
                 assert!(may_write || words.contains("Input/output error"), "{words}");
             });
             println!("{harm:?} at {part:?}: {:?} in all", began.elapsed());

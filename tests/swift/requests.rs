@@ -44,7 +44,7 @@ fn prefixes(case: &Case, volume: &str) -> Vec<String> {
     metadata.map(str::to_owned).collect()
 }
 
-fn folder<'a>(mount: &'a Mount<'_>, volume: &str) -> std::path::PathBuf {
+fn folder(mount: &Mount<'_>, volume: &str) -> std::path::PathBuf {
     mount.root().join("swift").join(volume)
 }
 

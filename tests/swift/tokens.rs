@@ -10,7 +10,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 /// Enough requests at a time that some wait while another one logs in.
-const LENGTH: usize = 24 * MIB;
+const LENGTH: usize = 16 * MIB;
 
 fn is_login(request: &&Request) -> bool {
     request.path.contains("/auth/")
