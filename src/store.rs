@@ -191,6 +191,11 @@ pub trait ObjectStore: Send + Sync + Debug {
     /// for mean that it ends there.
     async fn read(&self, container: &str, name: &str, range: Range<u64>) -> Result<Bytes>;
 
+    /// The same, of what was stored last: where there are several copies, one may be behind.
+    async fn read_newest(&self, container: &str, name: &str, range: Range<u64>) -> Result<Bytes> {
+        self.read(container, name, range).await
+    }
+
     /// The same of one version of it: of two versions nothing is pieced together.
     ///
     /// # Errors
@@ -337,7 +342,7 @@ impl ObjectStream for Ranges {
     }
 }
 
-/// The whole of a small object, `limit` bytes at most.
+/// The whole of a small object as it is now, `limit` bytes at most.
 ///
 /// # Errors
 /// `Corrupt` when it is larger; those of the store.
@@ -348,7 +353,7 @@ pub async fn read_whole(
     limit: u64,
 ) -> Result<Bytes> {
     let bytes = store
-        .read(container, name, 0..limit.saturating_add(1))
+        .read_newest(container, name, 0..limit.saturating_add(1))
         .await?;
     if bytes.len() as u64 > limit {
         return Err(Error::new(

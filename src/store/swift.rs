@@ -38,6 +38,8 @@ const PUTS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// How often an object is read whole that does not come as it is.
 const TRIES_OF_WHOLE: u32 = 3;
+/// Asks a Swift to look at all copies of an object: one or the other may be behind.
+const NEWEST: &str = "x-newest";
 /// Nothing has this name: who may delete it may write.
 const PROBE: &str = ".cinderfs-may-i-write";
 
@@ -91,6 +93,41 @@ impl SwiftStore {
             _ if is_it => Put::Done,
             _ => Put::Dropped,
         })
+    }
+
+    /// A range of an object, checked where it is the whole: metadata has no hash of its own.
+    async fn read_checked(
+        &self,
+        container: &str,
+        name: &str,
+        range: Range<u64>,
+        prepare: impl Fn(SwiftStream) -> SwiftStream + Send + Sync,
+    ) -> Result<Bytes> {
+        let length = range.end.saturating_sub(range.start);
+        let (start, end) = (range.start, Some(range.end));
+        for _ in 0..TRIES_OF_WHOLE {
+            let stream = SwiftStream::new(&self.account, container, name, start, end);
+            let mut stream = prepare(stream);
+            let bytes = stream.next(length).await?;
+            let is_whole = start == 0 && (bytes.len() as u64) < length;
+            let expected = stream.md5().filter(|_| is_whole);
+            let Some(expected) = expected.map(str::to_owned) else {
+                return Ok(bytes);
+            };
+            let body = Body::Bytes(bytes.clone());
+            let found = blocking(move || Ok(hex_md5(&body))).await?;
+            if found.is_ok_and(|found| found == expected) {
+                return Ok(bytes);
+            }
+        }
+        let reason = "what came is not what the store says it holds (ETag)";
+        let subject = format!("{container}/{name}");
+        Err(Error::new(
+            Kind::Unavailable,
+            "read object",
+            subject,
+            reason,
+        ))
     }
 
     async fn make_container(&self, container: &str) -> Result<()> {
@@ -206,7 +243,9 @@ impl ObjectStore for SwiftStore {
     }
 
     async fn stat(&self, container: &str, name: &str) -> Result<Stat> {
-        let call = Call::object("find object", Method::HEAD, container, name);
+        let mut call = Call::object("find object", Method::HEAD, container, name);
+        call.headers
+            .insert(NEWEST, HeaderValue::from_static("true"));
         let headers = self.account.ask(&call).await?.headers;
         let missing = |what: &str| {
             let reason = format!("the store does not tell its {what}");
@@ -225,31 +264,24 @@ impl ObjectStore for SwiftStore {
     }
 
     async fn read(&self, container: &str, name: &str, range: Range<u64>) -> Result<Bytes> {
-        let length = range.end.saturating_sub(range.start);
-        let (start, end) = (range.start, Some(range.end));
-        // What is read whole, as metadata is, may have no hash of its own.
-        for _ in 0..TRIES_OF_WHOLE {
-            let mut stream = SwiftStream::new(&self.account, container, name, start, end);
-            let bytes = stream.next(length).await?;
-            let is_whole = start == 0 && (bytes.len() as u64) < length;
-            let expected = stream.md5().filter(|_| is_whole);
-            let Some(expected) = expected.map(str::to_owned) else {
-                return Ok(bytes);
-            };
-            let body = Body::Bytes(bytes.clone());
-            let found = blocking(move || Ok(hex_md5(&body))).await?;
-            if found.is_ok_and(|found| found == expected) {
-                return Ok(bytes);
-            }
-        }
-        let reason = "what came is not what the store says it holds (ETag)";
-        let subject = format!("{container}/{name}");
-        Err(Error::new(
-            Kind::Unavailable,
-            "read object",
-            subject,
-            reason,
-        ))
+        self.read_checked(container, name, range, |stream| stream)
+            .await
+    }
+
+    async fn read_newest(&self, container: &str, name: &str, range: Range<u64>) -> Result<Bytes> {
+        self.read_checked(container, name, range, SwiftStream::newest)
+            .await
+    }
+
+    async fn read_of(
+        &self,
+        container: &str,
+        name: &str,
+        range: Range<u64>,
+        version: &str,
+    ) -> Result<Bytes> {
+        self.read_checked(container, name, range, |stream| stream.of_version(version))
+            .await
     }
 
     fn stream(&self, container: &str, name: &str, offset: u64) -> Option<Box<dyn ObjectStream>> {

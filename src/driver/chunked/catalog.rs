@@ -397,7 +397,6 @@ impl Catalog {
         let mut summaries = Vec::with_capacity(listed.len());
         let mut looks = JoinSet::new();
         let mut waiting = listed.into_iter();
-        let mut passing = false;
         // Those that nobody has answered.
         let mut unanswered = 0;
         let mut last = None;
@@ -426,7 +425,6 @@ impl Catalog {
             // A failure may pass while the version stays the same; damage does not.
             match &known.summary {
                 Err(e) if e.kind() != Kind::Corrupt => {
-                    passing = true;
                     last = Some(e.clone());
                     let is_silent = matches!(e.kind(), Kind::Unavailable | Kind::TimedOut);
                     unanswered += usize::from(is_silent);
@@ -441,9 +439,9 @@ impl Catalog {
         }
         summaries.sort_by(|(one, _), (other, _)| one.prefix.cmp(&other.prefix));
         let backups = self.assemble(&summaries);
-        if !passing {
-            part.backups.insert(volume_id.to_owned(), backups.clone());
-        }
+        // What could not be read, too, until the next listing: each question would wait for it
+        // again.
+        part.backups.insert(volume_id.to_owned(), backups.clone());
         Ok(backups)
     }
 

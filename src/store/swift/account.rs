@@ -27,7 +27,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(64);
 /// is no sign of trouble.
 const SHORT_PAUSE: Duration = Duration::from_millis(100);
 /// A request that shows no progress for this part of its time is given up, and sent again.
-const STALLS_IN_TIME: u32 = 3;
+const STALLS_IN_TIME: u32 = 2;
 /// So long after a request was given up that nobody answered, those that only look are not
 /// repeated: a folder of a store that is down should not take a minute to say so, again and
 /// again. What is stored is worth the wait: a backup would fail.
@@ -37,6 +37,8 @@ const DOWN: Duration = Duration::from_secs(5);
 const SAME_QUESTION: Duration = Duration::from_secs(1);
 /// So soon a token is asked for again when the old one was given, whose end is near.
 const SAME_TOKEN: Duration = Duration::from_millis(250);
+/// So long after a token could not be renewed that holds still, it is not tried again.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
 /// So long a refused login is not tried again: services lock users out who try too often.
 const REFUSED: Duration = Duration::from_secs(10);
 /// A second more for each so many bytes of a body: the least speed that is taken for one.
@@ -44,7 +46,7 @@ const LEAST_BYTES_A_SECOND: u64 = 1 << 20;
 /// So many tokens may be refused in a row: TempAuth gives one that ends at once.
 const LOGINS: u32 = 3;
 /// What is collected of an answer is never longer than this.
-const LARGEST_ANSWER: usize = 1 << 30;
+const LARGEST_ANSWER: usize = 64 << 20;
 
 /// See the module's page.
 pub(super) struct Account {
@@ -457,8 +459,16 @@ impl Account {
                 Err(failure)
             }
             failed => match known {
-                // The old one holds for a while still.
-                Some(session) => Ok(session),
+                // The old one holds for a while still, and not everybody need try at once.
+                Some(session) => {
+                    let session = Arc::new(Session {
+                        renew_at: Some(Instant::now() + RENEWAL_PAUSE),
+                        token: session.token.clone(),
+                        storage_url: session.storage_url.clone(),
+                    });
+                    entry.session = Some(Arc::clone(&session));
+                    Ok(session)
+                }
                 None => {
                     let failure = match failed {
                         Ok(Err(failure)) => failure,

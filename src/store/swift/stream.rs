@@ -3,6 +3,7 @@
 use super::account::Account;
 use super::call::Call;
 use super::failure::{Again, Failure};
+use super::{NEWEST, text, unquote};
 use crate::error::{Error, Kind, Result};
 use crate::store::ObjectStream;
 use async_trait::async_trait;
@@ -11,6 +12,8 @@ use reqwest::header::{CONTENT_RANGE, ETAG, HeaderValue, RANGE};
 use reqwest::{Method, Response, StatusCode};
 use std::sync::Arc;
 use tokio::time::timeout_at;
+
+const REPLACED: &str = "another one was stored in its place while it was read";
 
 /// See the module's page.
 pub(super) struct SwiftStream {
@@ -22,10 +25,13 @@ pub(super) struct SwiftStream {
     /// Where it is to end; at the end of the object, if that comes first.
     end: Option<u64>,
     response: Option<Response>,
-    /// Where that one ends, by its own account.
+    /// Where that one ends, by its own account, and where the object does.
     promised: Option<u64>,
-    /// Its version, once it is known.
-    version: Option<HeaderValue>,
+    total: Option<u64>,
+    /// The object's version, once it is known.
+    version: Option<String>,
+    /// Of all copies, the newest one is to be read.
+    is_newest: bool,
     is_made_of_others: bool,
     /// What has come and was not asked for yet.
     rest: BytesMut,
@@ -49,18 +55,38 @@ impl SwiftStream {
             end,
             response: None,
             promised: None,
+            total: None,
             version: None,
+            is_newest: false,
             is_made_of_others: false,
             rest: BytesMut::new(),
             is_over: end.is_some_and(|end| end <= offset),
         }
     }
 
+    /// From the newest of all copies, of which one or the other may be behind.
+    pub fn newest(self) -> Self {
+        Self {
+            is_newest: true,
+            ..self
+        }
+    }
+
+    /// Of that version, and no other.
+    pub fn of_version(self, version: &str) -> Self {
+        Self {
+            version: Some(version.to_owned()),
+            ..self
+        }
+    }
+
     /// The md5 of the whole object, where its version is that: not of one that is made of
     /// others.
     pub fn md5(&self) -> Option<&str> {
-        let tag = self.version.as_ref().filter(|_| !self.is_made_of_others)?;
-        let tag = tag.to_str().ok()?;
+        let tag = self
+            .version
+            .as_deref()
+            .filter(|_| !self.is_made_of_others)?;
         let is_md5 = tag.len() == 32 && tag.bytes().all(|byte| byte.is_ascii_hexdigit());
         is_md5.then_some(tag)
     }
@@ -113,19 +139,27 @@ impl SwiftStream {
                 if let Ok(range) = range.parse() {
                     call.headers.insert(RANGE, range);
                 }
+                if self.is_newest {
+                    call.headers
+                        .insert(NEWEST, HeaderValue::from_static("true"));
+                }
                 let response = self.account.begin(&call).await?;
+                let version = text(response.headers(), ETAG.as_str()).map(unquote);
+                // Of two versions nothing may be pieced together.
+                let is_another = self.version.is_some() && self.version.as_deref() != version;
                 if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+                    // It is shorter than what has been read of it.
+                    if self.promised.is_some_and(|end| self.offset < end) {
+                        return Err(refuse(&call, REPLACED));
+                    }
                     self.is_over = true;
                     return Ok(0);
                 }
-                self.promised = check_range(&call, &response, self.offset)?;
-                let version = response.headers().get(ETAG).cloned();
-                // Of two versions nothing may be pieced together.
-                if self.version.is_some() && self.version != version {
-                    let reason = "another one was stored in its place while it was read";
-                    return Err(refuse(&call, reason));
+                if is_another {
+                    return Err(refuse(&call, REPLACED));
                 }
-                self.version = version;
+                self.version = version.map(str::to_owned);
+                (self.promised, self.total) = check_range(&call, &response, self.offset)?;
                 let has = |name| response.headers().contains_key(name);
                 self.is_made_of_others = has("X-Static-Large-Object") || has("X-Object-Manifest");
                 self.response.insert(response)
@@ -143,7 +177,10 @@ impl SwiftStream {
                 Err(Failure::new(error, Again::Soon))
             }
             None => {
-                self.is_over = true;
+                // A part of the range is an answer, too.
+                let goal = self.end.into_iter().chain(self.total).min();
+                let is_part = self.total.is_some() && goal.is_some_and(|goal| self.offset < goal);
+                self.is_over = !is_part;
                 self.response = None;
                 Ok(0)
             }
@@ -151,24 +188,27 @@ impl SwiftStream {
     }
 }
 
-/// The answer must begin where it was asked to. Gives where it is to end, if it tells.
-fn check_range(call: &Call<'_>, response: &Response, offset: u64) -> Result<Option<u64>, Failure> {
-    let range = response.headers().get(CONTENT_RANGE);
-    let range = range.and_then(|range| range.to_str().ok());
-    let (begin, end) = match range {
+/// The answer must begin where it was asked to. Gives where it is to end, and where the
+/// object does, as far as it tells.
+fn check_range(
+    call: &Call<'_>,
+    response: &Response,
+    offset: u64,
+) -> Result<(Option<u64>, Option<u64>), Failure> {
+    let (begin, end, total) = match text(response.headers(), CONTENT_RANGE.as_str()) {
         Some(range) => {
             let range = range.strip_prefix("bytes ").unwrap_or(range);
             let (begin, rest) = range.split_once('-').unwrap_or_default();
-            let last = rest.split_once('/').unwrap_or_default().0;
+            let (last, total) = rest.split_once('/').unwrap_or_default();
             let end = last.parse::<u64>().ok().map(|last| last.saturating_add(1));
-            (begin.parse().ok(), end)
+            (begin.parse().ok(), end, total.parse().ok())
         }
         // Of the whole object.
-        None if response.status() == StatusCode::OK => (Some(0), response.content_length()),
-        None => (None, None),
+        None if response.status() == StatusCode::OK => (Some(0), response.content_length(), None),
+        None => (None, None, None),
     };
     if begin == Some(offset) {
-        return Ok(end);
+        return Ok((end, total));
     }
     let reason = format!("the store gave another part of it than from {offset} on");
     Err(refuse(call, &reason))
