@@ -97,6 +97,15 @@ pub async fn shows_what_others_do(place: &Place) {
     assert_eq!(slow.driver.backups("v").await.unwrap().len(), 0);
     let volumes = slow.driver.volumes().await.unwrap();
     assert!(!volumes.contains(&"v".to_owned()), "{volumes:?}");
+    // So does a deletion of what was there before.
+    let slow = place.with(Options {
+        list_ttl: Duration::from_secs(3600),
+        ..options(place.layout)
+    });
+    assert_eq!(slow.driver.volumes().await.unwrap(), ["w"]);
+    let backups = slow.driver.backups("w").await.unwrap();
+    slow.driver.delete(&backups[0]).await.unwrap();
+    assert_eq!(slow.driver.volumes().await.unwrap(), [""; 0]);
 }
 
 pub async fn tells_of_a_backup_that_is_gone(place: &Place) {

@@ -260,11 +260,15 @@ impl Catalog {
         part.known.remove(name);
         part.stored.remove(name);
         part.backups.remove(&name.volume_id);
-        let Some(listed) = part.volumes.get_mut(&name.volume_id) else {
-            return;
+        let is_empty = match part.volumes.get_mut(&name.volume_id) {
+            Some(listed) => {
+                listed.retain(|listed| *listed.name != *name);
+                listed.is_empty()
+            }
+            // The volume was listed since, and it was the last one.
+            None => part.listed.is_some(),
         };
-        listed.retain(|listed| *listed.name != *name);
-        if listed.is_empty() && self.layout == Layout::Swift {
+        if is_empty && self.layout == Layout::Swift {
             drop(part);
             let mut folders = self.folders.value().await;
             folders.volumes.remove(&name.volume_id);
