@@ -307,6 +307,7 @@ impl ObjectStore for SwiftStore {
         call.body = Some(body);
         let mut pause = FIRST_PAUSE;
         let mut is_made = false;
+        let mut reason = "";
         for _ in 0..PUTS {
             match self.put_once(&call, &md5).await? {
                 Put::Done => {
@@ -319,14 +320,21 @@ impl ObjectStore for SwiftStore {
                     continue;
                 }
                 // Some proxy servers do not know of it yet.
-                Put::NoContainer | Put::Dropped => {}
+                Put::NoContainer => reason = "the store does not know its container",
+                Put::Dropped => {
+                    reason = "the store answers that all is well, and not that it holds what was \
+                              sent (are the clocks of its servers right?)";
+                }
             }
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
-        let reason = "the store answers that all is well, and not that it holds what was sent";
-        let error = Error::new(Kind::Unavailable, call.op, call.subject(), reason);
-        Err(error.advise("are the clocks of its servers right?"))
+        Err(Error::new(
+            Kind::Unavailable,
+            call.op,
+            call.subject(),
+            reason,
+        ))
     }
 
     /// Whatever is stored is durable, and so is its name.
