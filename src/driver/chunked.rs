@@ -4,6 +4,7 @@
 //! holds what, and a list of hashes what every block must be.
 
 mod catalog;
+mod chain;
 mod changes;
 mod digest;
 mod encode;
