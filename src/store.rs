@@ -196,6 +196,17 @@ pub trait ObjectStore: Send + Sync + Debug {
         self.read(container, name, range).await
     }
 
+    /// The same, with the size of the whole object.
+    async fn read_sized(
+        &self,
+        container: &str,
+        name: &str,
+        range: Range<u64>,
+    ) -> Result<(Bytes, u64)> {
+        let size = self.stat(container, name).await?.size;
+        Ok((self.read(container, name, range).await?, size))
+    }
+
     /// The same of one version of it: of two versions nothing is pieced together.
     ///
     /// # Errors

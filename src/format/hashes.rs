@@ -48,6 +48,19 @@ pub struct HashListHeader {
 }
 
 impl HashListHeader {
+    /// How many hashes there are in a file of `size` bytes whose last hash is followed by
+    /// `tail` more; `None` when that does not come out even, or there are none.
+    pub fn count_in(&self, size: u64, tail: u64) -> Option<u64> {
+        let last = size.checked_sub(tail + HEX_BYTES as u64 + 2)?;
+        let distance = last.checked_sub(self.first)?;
+        match self.stride {
+            0 => (distance == 0).then_some(1),
+            stride => distance
+                .is_multiple_of(stride)
+                .then_some(distance / stride + 1),
+        }
+    }
+
     /// Reads the head: everything before the list, and the list's first entries.
     /// `None` when it is not written as Cinder writes it.
     pub fn parse(head: &[u8]) -> Option<Self> {
@@ -251,6 +264,14 @@ mod tests {
             let header = HashListHeader::parse(&text[..text.len().min(4096)]).unwrap();
             assert_eq!(header.block_size, 4096);
             assert_eq!(header.generation, u64::from(count));
+            let name = BackupName::new_posix(None, "vol", "14557733", "20261121003832").unwrap();
+            let tail = format_sha256file_tail(&name, false).len() as u64;
+            let size = text.len() as u64;
+            let found = header.count_in(size, tail);
+            assert_eq!(found, Some(u64::from(count)).filter(|count| *count > 0));
+            for wrong in [size - 1, size + 1, tail, 0] {
+                assert_eq!(header.count_in(wrong, tail), None);
+            }
             if count == 0 {
                 assert_eq!(HashListTail::parse(&text, 0), None);
                 continue;

@@ -273,6 +273,23 @@ impl ObjectStore for SwiftStore {
             .await
     }
 
+    async fn read_sized(
+        &self,
+        container: &str,
+        name: &str,
+        range: Range<u64>,
+    ) -> Result<(Bytes, u64)> {
+        let length = range.end.saturating_sub(range.start);
+        let (start, end) = (range.start, Some(range.end));
+        let mut stream = SwiftStream::new(&self.account, container, name, start, end);
+        let bytes = stream.next(length).await?;
+        let size = match stream.size() {
+            Some(size) => size,
+            None => self.stat(container, name).await?.size,
+        };
+        Ok((bytes, size))
+    }
+
     async fn read_of(
         &self,
         container: &str,

@@ -3,7 +3,8 @@
 use super::shelf::Shelf;
 use crate::error::{Error, Kind, Result};
 use crate::format::{
-    BackupName, Digest, HashListHeader, HashListTail, from_hex, parse_sha256_entries, to_hex,
+    BackupName, Digest, HashListHeader, HashListTail, format_sha256file_tail, from_hex,
+    parse_sha256_entries, to_hex,
 };
 use crate::store::{ObjectStore, Stat, read_whole};
 use serde::Deserialize;
@@ -93,6 +94,33 @@ impl HashList {
             found,
             pages: Mutex::new(Shelf::new(PAGES_KEPT)),
         }))
+    }
+
+    /// What block size and number of blocks a backup's list tells, without opening it: its
+    /// beginning and its length do, where it is written as Cinder writes it. `None` when
+    /// the backup has none.
+    ///
+    /// # Errors
+    /// As [`HashList::open`].
+    pub async fn measure(
+        store: &Arc<dyn ObjectStore>,
+        name: &BackupName,
+    ) -> Result<Option<(u64, u64)>> {
+        let object = name.sha256file();
+        let head = store.read_sized(&name.container, &object, 0..HEAD_BYTES);
+        let (head, size) = match head.await {
+            Err(e) if e.kind() == Kind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let tail = format_sha256file_tail(name, false).len() as u64;
+        let header = HashListHeader::parse(&head);
+        if let Some(header) = header
+            && let Some(count) = header.count_in(size, tail)
+        {
+            return Ok(Some((header.block_size, count)));
+        }
+        let list = Self::open(store, name).await?;
+        Ok(list.map(|list| (list.block_size(), list.count())))
     }
 
     /// Bytes that each hash stands for (all but the last).

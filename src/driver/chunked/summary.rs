@@ -96,8 +96,8 @@ impl Summarizer {
 
     async fn summarize(&self, name: &BackupName, metadata: Metadata) -> Result<Summary> {
         let hashed = match (&metadata.parent_id, metadata.own.size) {
-            (Some(_), None) => match HashList::open(&self.store, name).await {
-                Ok(list) => list.map(|list| (list.block_size(), list.count())),
+            (Some(_), None) => match HashList::measure(&self.store, name).await {
+                Ok(hashed) => hashed,
                 // Who opens the backup is told; those that build on it do not need it.
                 Err(e) if e.kind() == Kind::Corrupt => None,
                 Err(e) => return Err(e),

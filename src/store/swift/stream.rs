@@ -80,6 +80,11 @@ impl SwiftStream {
         }
     }
 
+    /// The size of the whole object, once an answer has told it.
+    pub fn size(&self) -> Option<u64> {
+        self.total
+    }
+
     /// The md5 of the whole object, where its version is that: not of one that is made of
     /// others.
     pub fn md5(&self) -> Option<&str> {
@@ -204,7 +209,10 @@ fn check_range(
             (begin.parse().ok(), end, total.parse().ok())
         }
         // Of the whole object.
-        None if response.status() == StatusCode::OK => (Some(0), response.content_length(), None),
+        None if response.status() == StatusCode::OK => {
+            let length = response.content_length();
+            (Some(0), length, length)
+        }
         None => (None, None, None),
     };
     if begin == Some(offset) {
