@@ -1,7 +1,7 @@
 //! Where objects are kept: named bytes in named containers.
 //!
 //! An [`ObjectStore`] knows nothing of backups, chunks or codecs. To add one: a file
-//! here, and a line that runs the conformance suite (`tests/store_conformance.rs`).
+//! here, and a line that runs the conformance suite (`tests/store_conformance/`).
 
 pub mod fault;
 pub mod memory;

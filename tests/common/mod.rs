@@ -1,6 +1,8 @@
 //! What several tests need.
 
 #[allow(dead_code, reason = "each test uses a part of it")]
+pub mod calls;
+#[allow(dead_code, reason = "each test uses a part of it")]
 pub mod cinder;
 #[allow(dead_code, reason = "each test uses a part of it")]
 pub mod device;
@@ -17,6 +19,8 @@ pub mod library;
     reason = "each test uses a part of it"
 )]
 pub mod mount;
+#[allow(dead_code, reason = "each test uses a part of it")]
+pub mod programs;
 #[allow(dead_code, reason = "each test uses a part of it")]
 pub mod proxy;
 #[allow(dead_code, reason = "each test uses a part of it")]

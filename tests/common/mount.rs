@@ -1,193 +1,24 @@
 //! The real program on a real mount: temporary folders, the daemon, and commands that
 //! run against it. Whatever a test does, nothing stays mounted.
 
+pub use super::calls::*;
 use super::golden::Tree;
+pub use super::programs::*;
 use super::swift::{Account, Swift};
 use cinderfs::format::Layout;
-use std::ffi::{CString, OsStr};
+use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, Write};
-use std::os::fd::IntoRawFd;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The program.
 pub const CINDERFS: &str = env!("CARGO_BIN_EXE_cinderfs");
-/// Nothing that is waited for takes so long; who does has failed.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-/// No command of a test takes so long, in seconds.
-const LONGEST_COMMAND: &str = "240";
 
 pub const MIB: usize = 1 << 20;
-
-/// An ordinary user: nobody.
-pub const USER: &str = "65534";
-
-/// Waits until `done` is true.
-pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// Whether a test that needs root can run. Without root only `--quick` may leave it out.
-#[must_use]
-pub fn is_root_for(what: &str) -> bool {
-    if rustix::process::geteuid().is_root() {
-        return true;
-    }
-    let quick = std::env::var_os("CINDERFS_TEST_QUICK").is_some();
-    assert!(
-        quick,
-        "{what} needs root: run the tests as root, or `tests/run --quick`"
-    );
-    eprintln!("left out, for it needs root: {what}");
-    false
-}
-
-/// A command that ends in bounded time, even when a mount hangs.
-pub fn command<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, arguments: &[S]) -> Command {
-    let mut command = Command::new("timeout");
-    command.args(["-k", "5", LONGEST_COMMAND]);
-    command.arg(program).args(arguments).stdin(Stdio::null());
-    command.env("LC_ALL", "C.UTF-8");
-    command
-}
-
-/// `bash -c script`, whose `$1` and so on are the arguments.
-pub fn shell<S: AsRef<OsStr>>(script: &str, arguments: &[S]) -> Command {
-    let mut all = vec![OsStr::new("-c"), OsStr::new(script), OsStr::new("bash")];
-    all.extend(arguments.iter().map(AsRef::as_ref));
-    command("bash", &all)
-}
-
-pub fn output(command: &mut Command) -> Output {
-    command
-        .output()
-        .unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"))
-}
-
-/// Runs a command that must succeed. Gives its standard output.
-pub fn run(command: &mut Command) -> String {
-    let output = output(command);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{command:?}: {}\n{said}",
-        output.status
-    );
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Runs a command that must fail. Gives its exit code and standard error.
-pub fn fail(command: &mut Command) -> (i32, String) {
-    let output = output(command);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let code = output
-        .status
-        .code()
-        .or(output.status.signal().map(|signal| 128 + signal));
-    let code = code.unwrap_or(-1);
-    assert!(code != 0, "{command:?} should have failed");
-    assert!(code != 124, "{command:?} did not end");
-    (code, said)
-}
-
-/// Arguments of setpriv(1) to run what follows them as an ordinary user of that group.
-pub fn as_user(group: &str) -> [String; 3] {
-    [
-        format!("--reuid={USER}"),
-        format!("--regid={group}"),
-        "--clear-groups".to_owned(),
-    ]
-}
-
-/// `bash -c script` as an ordinary user of that group.
-pub fn shell_as_user<S: AsRef<OsStr>>(group: &str, script: &str, arguments: &[S]) -> Command {
-    let mut all: Vec<std::ffi::OsString> = as_user(group).map(Into::into).into();
-    all.extend(["bash", "-c", script, "bash"].map(Into::into));
-    all.extend(
-        arguments
-            .iter()
-            .map(|argument| argument.as_ref().to_owned()),
-    );
-    let mut command = command("setpriv", &all);
-    command.current_dir("/");
-    command
-}
-
-/// Lets everybody into a folder.
-pub fn open_to_all(folder: &Path) {
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
-}
-
-/// A program that has written a file and not closed it. A descriptor of our own would
-/// not do: whenever a test starts a program, all of ours are closed once in its process.
-pub struct Holder(Child);
-
-impl Holder {
-    /// Writes that many blanks to a new file.
-    pub fn new(path: &Path, length: u64) -> Self {
-        let script = r#"exec >"$1"; (($2)) && printf '%*s' "$2" ''; read -r"#;
-        let mut bash = Command::new("bash");
-        bash.args(["-c", script, "bash"])
-            .arg(path)
-            .arg(length.to_string());
-        let holder = Self(bash.stdin(Stdio::piped()).spawn().unwrap());
-        let is_written = || path.metadata().is_ok_and(|stat| stat.len() == length);
-        wait_for("the file is written", is_written);
-        holder
-    }
-
-    /// Lets the program close the file.
-    pub fn close(mut self) {
-        drop(self.0.stdin.take());
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Writes a file as another program does: one that is closed once, and not, as any file
-/// of ours, whenever some test starts a program.
-pub fn write(path: &Path, data: &[u8]) {
-    let mut child = Command::new("dd")
-        .args(["bs=64k", "iflag=fullblock", "status=none"])
-        .arg(format!("of={}", path.display()))
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(data).unwrap();
-    assert!(child.wait().unwrap().success());
-}
-
-/// Closes a file, and tells what close(2) says, which a drop does not.
-pub fn close(file: fs::File) -> io::Result<()> {
-    // SAFETY: the descriptor is ours alone, and nobody uses it afterwards.
-    match unsafe { libc::close(file.into_raw_fd()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// The error number of a failed call.
-pub fn errno<T>(result: io::Result<T>) -> i32 {
-    match result {
-        Ok(_) => 0,
-        Err(e) => e.raw_os_error().unwrap_or(-1),
-    }
-}
 
 /// Temporary folders for a store, its configuration, mounts, and sources.
 pub struct Lab {
@@ -666,42 +497,4 @@ pub fn detach(folder: &Path) {
                 .output();
         }
     }
-}
-
-/// lseek(2) with SEEK_DATA or SEEK_HOLE; the error's number when it fails.
-pub fn seek(file: &fs::File, offset: u64, hole: bool) -> Result<u64, i32> {
-    use rustix::fs::SeekFrom::{Data, Hole};
-    let to = if hole { Hole(offset) } else { Data(offset) };
-    rustix::fs::seek(file, to).map_err(|e| e.raw_os_error())
-}
-
-/// The value of an extended attribute.
-pub fn xattr(path: &Path, name: &str) -> Result<Vec<u8>, i32> {
-    let mut value = vec![0; 4096];
-    let length = rustix::fs::lgetxattr(path, name, &mut value[..]).map_err(|e| e.raw_os_error())?;
-    value.truncate(length);
-    Ok(value)
-}
-
-/// Sets an extended attribute; the error's number, or 0.
-pub fn set_xattr(path: &Path, name: &str, value: &[u8]) -> i32 {
-    let name = CString::new(name).unwrap();
-    let set = rustix::fs::lsetxattr(path, name, value, rustix::fs::XattrFlags::empty());
-    set.map_or_else(|e| e.raw_os_error(), |()| 0)
-}
-
-/// The names in a folder, sorted.
-pub fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-    let mut names: Vec<String> = entries
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort_unstable();
-    names
-}
-
-/// How many files there are below a folder.
-pub fn files_in(folder: &Path) -> usize {
-    let found = run(&mut shell(r#"find "$1" -type f | wc -l"#, &[folder]));
-    found.trim().parse().unwrap()
 }

@@ -140,11 +140,6 @@ impl Tries {
         self.deadline += Duration::from_secs_f64(bytes as f64 / LEAST_BYTES_A_SECOND as f64);
     }
 
-    /// Whether this is a repetition: what it is to do may have been done.
-    pub fn is_repeated(&self) -> bool {
-        self.done > 0
-    }
-
     /// The error at the deadline.
     pub fn timed_out(&self, op: &'static str, subject: &str) -> Error {
         let time = self.time.as_secs_f64().round();
@@ -254,7 +249,7 @@ impl Account {
         let mut tries = self.tries(call.bytes(), question.is_some());
         let asked = timeout_at(tries.deadline, async {
             loop {
-                match self.ask_once(call, &tries).await {
+                match self.ask_once(call).await {
                     Ok(answer) => {
                         *lock(&self.retried) = None;
                         return Ok(answer);
@@ -271,7 +266,7 @@ impl Account {
         self.note(&tries, question, asked)
     }
 
-    async fn ask_once(&self, call: &Call<'_>, tries: &Tries) -> Result<Answer, Failure> {
+    async fn ask_once(&self, call: &Call<'_>) -> Result<Answer, Failure> {
         let mut response = self.begin(call).await?;
         let (status, headers) = (response.status(), response.headers().clone());
         let mut body = BytesMut::new();
@@ -281,15 +276,8 @@ impl Account {
                 return Err(call.invalid("the answer is far too long"));
             }
         }
-        // What is to be gone is gone: perhaps the first try did it, and its answer was lost.
-        let is_done =
-            call.method == Method::DELETE && tries.is_repeated() && status == StatusCode::NOT_FOUND;
         Ok(Answer {
-            status: if is_done {
-                StatusCode::NO_CONTENT
-            } else {
-                status
-            },
+            status,
             headers,
             body: body.freeze(),
         })

@@ -5,15 +5,13 @@ use super::call::Call;
 use super::failure::{Again, Failure};
 use super::{NEWEST, text, unquote};
 use crate::error::{Error, Kind, Result};
-use crate::store::ObjectStream;
+use crate::store::{ObjectStream, replaced};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{CONTENT_RANGE, ETAG, HeaderValue, RANGE};
 use reqwest::{Method, Response, StatusCode};
 use std::sync::Arc;
 use tokio::time::timeout_at;
-
-const REPLACED: &str = "another one was stored in its place while it was read";
 
 /// See the module's page.
 pub(super) struct SwiftStream {
@@ -102,10 +100,11 @@ impl SwiftStream {
         let account = Arc::clone(&self.account);
         let mut tries = account.tries(0, true);
         let subject = format!("{}/{}", self.container, self.object);
-        if self.rest.len() < want
-            && !self.is_over
-            && let Some(e) = account.just_failed(&subject)
-        {
+        // Nothing is asked then, and nothing is learnt of the store.
+        if self.rest.len() >= want || self.is_over {
+            return Ok(());
+        }
+        if let Some(e) = account.just_failed(&subject) {
             return Err(e);
         }
         while self.rest.len() < want && !self.is_over {
@@ -128,6 +127,10 @@ impl SwiftStream {
             }
         }
         account.note(&tries, None, Ok(()))
+    }
+
+    fn replaced(&self) -> Failure {
+        Failure::new(replaced(&self.container, &self.object), Again::Never)
     }
 
     /// Adds what comes next to the rest, and gives how much that is.
@@ -155,13 +158,13 @@ impl SwiftStream {
                 if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
                     // It is shorter than what has been read of it.
                     if self.promised.is_some_and(|end| self.offset < end) {
-                        return Err(refuse(&call, REPLACED));
+                        return Err(self.replaced());
                     }
                     self.is_over = true;
                     return Ok(0);
                 }
                 if is_another {
-                    return Err(refuse(&call, REPLACED));
+                    return Err(self.replaced());
                 }
                 self.version = version.map(str::to_owned);
                 (self.promised, self.total) = check_range(&call, &response, self.offset)?;
