@@ -9,7 +9,6 @@ mod gc;
 mod log;
 mod ls;
 mod mount;
-mod mountinfo;
 mod options;
 mod progress;
 mod record;
@@ -22,13 +21,21 @@ mod verify;
 
 use crate::error::{Error, Kind, Result};
 use clap::{Args, Parser, Subcommand};
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
+use tokio::runtime::Runtime;
 
 /// It failed, or something is wrong.
 const EXIT_FAILED: u8 = 1;
 /// The command line, the configuration or what it names is wrong.
 const EXIT_USAGE: u8 = 2;
+/// Threads that may block at a time. Each share may lose some of them to a server that is
+/// gone, and the others must go on; they are made when they are needed.
+const MOST_BLOCKING: usize = 2048;
+/// How long tasks may take to end with the program.
+const LAST_TASKS: Duration = Duration::from_secs(5);
 
 /// OpenStack Cinder's volume backups as files.
 #[derive(Debug, Parser)]
@@ -167,13 +174,36 @@ fn say(text: &str) {
     drop(writeln!(std::io::stderr(), "{text}"));
 }
 
-/// The threads that everything asynchronous runs on.
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(crate::task::cores().clamp(2, 8))
-        .enable_all()
-        .build()
-        .map_err(|e| Error::io("start", "the program's threads", &e))
+/// The threads that everything asynchronous runs on. When this is dropped, what still runs
+/// there may end, but a store that hangs does not hold the program.
+struct Threads(Option<Runtime>);
+
+impl Threads {
+    fn start() -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(crate::task::cores().clamp(2, 8))
+            .max_blocking_threads(MOST_BLOCKING)
+            .enable_all()
+            .build()
+            .map_err(|e| Error::io("start", "the program's threads", &e))?;
+        Ok(Self(Some(runtime)))
+    }
+}
+
+impl Deref for Threads {
+    type Target = Runtime;
+
+    fn deref(&self) -> &Runtime {
+        self.0.as_ref().expect("only drop takes it")
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_timeout(LAST_TASKS);
+        }
+    }
 }
 
 /// Writes to standard output. A reader that has seen enough (`| head`) is no failure.

@@ -3,8 +3,8 @@
 //!
 //! `ini` reads the syntax (oslo.config's), `options` lists the names and defaults,
 //! `scope` finds the value of an option and says where it stands, `value` turns text
-//! into numbers, paths and names, `drivers` builds the options of each driver, `swift` those
-//! of that one, `environment` looks variables up, `assembly` puts it all together, `place`
+//! into numbers, paths and names, `drivers` builds the options of each driver, `share` and
+//! `swift` those of these, `environment` looks variables up, `assembly` puts it all together, `place`
 //! knows what holds without a file.
 //!
 //! Every mistake of the user ends in one error that names the file with the line, the
@@ -20,6 +20,7 @@ mod ini;
 mod options;
 mod place;
 mod scope;
+mod share;
 mod swift;
 mod value;
 
@@ -32,6 +33,7 @@ use std::time::Duration;
 use crate::error::Result;
 use environment::Environment;
 use ini::Document;
+pub use share::{Share, ShareKind};
 pub use swift::{Containers, Credential, Domain, Endpoint, Identity, Login, Named, Swift, Trust};
 
 /// All that is configured. There is at least one backend, and no two share a name.
@@ -102,6 +104,8 @@ pub struct Quotas {
 pub enum Driver {
     /// A folder of this machine.
     Posix(Posix),
+    /// A folder of another machine, which is mounted here.
+    Share(Box<Share>),
     /// A Swift object store.
     Swift(Box<Swift>),
 }

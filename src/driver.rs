@@ -242,6 +242,7 @@ pub struct Resources {
 pub fn build(backend: &config::Backend, resources: &Resources) -> Result<Arc<dyn BackupDriver>> {
     let driver = match &backend.driver {
         config::Driver::Posix(options) => chunked::posix(options, &backend.common, resources)?,
+        config::Driver::Share(options) => chunked::share(options, &backend.common, resources)?,
         config::Driver::Swift(options) => chunked::swift(options, &backend.common, resources)?,
     };
     let driver = Arc::new(driver);

@@ -150,6 +150,8 @@ fn kind_of_io(source: &io::Error) -> Kind {
         Some(libc::EINVAL) => Kind::Invalid,
         _ => match source.kind() {
             io::ErrorKind::NotFound => Kind::NotFound,
+            io::ErrorKind::PermissionDenied => Kind::Denied,
+            io::ErrorKind::TimedOut => Kind::TimedOut,
             io::ErrorKind::ResourceBusy => Kind::Dependents,
             io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Kind::Corrupt,
             _ => Kind::Unavailable,

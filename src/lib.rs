@@ -2,9 +2,8 @@
 //!
 //! The program is made of rooms, and calls go one way: `cli` wires them all; `fuse`
 //! calls `tree`, which calls `image`, which calls `driver`, which calls `format`,
-//! `codec` and `store`. `error`, `budget`, `secret`, `spool` and `task` may be
-//! used by all. A test
-//! (`tests/layering.rs`) keeps it so.
+//! `codec` and `store`. `error`, `budget`, `secret`, `spool`, `task` and
+//! `mountinfo` may be used by all. A test (`tests/layering.rs`) keeps it so.
 
 pub mod budget;
 pub mod cli;
@@ -15,6 +14,7 @@ pub mod error;
 pub mod format;
 pub mod fuse;
 pub mod image;
+pub mod mountinfo;
 pub mod secret;
 pub mod spool;
 pub mod store;

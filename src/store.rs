@@ -6,6 +6,7 @@
 pub mod fault;
 pub mod memory;
 pub mod posix;
+mod share;
 pub mod swift;
 
 use crate::error::{Error, Kind, Result};

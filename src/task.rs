@@ -1,5 +1,9 @@
 //! Work that blocks or computes, moved off the threads that answer requests.
 
+mod patience;
+
+pub use patience::{Pulse, patiently};
+
 use crate::error::{Error, Kind, Result};
 use std::ops::{Deref, DerefMut};
 use std::task::Poll;
@@ -18,14 +22,15 @@ where
 {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(lost) => Err(Error::new(
-            Kind::Unavailable,
-            "finish",
-            "a task of the daemon",
-            format!("it ended by a fault of the program: {lost}"),
-        )
-        .advise("please report this as a bug")),
+        Err(e) => Err(lost(&e)),
     }
+}
+
+/// The failure of work that ended by a panic.
+fn lost(e: &tokio::task::JoinError) -> Error {
+    let reason = format!("it ended by a fault of the program: {e}");
+    Error::new(Kind::Unavailable, "finish", "a task of the daemon", reason)
+        .advise("please report this as a bug")
 }
 
 /// Runs all of `futures` at the same time, on the task that waits for them: they may

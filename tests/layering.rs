@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Rooms that every other may use.
-const COMMON: [&str; 5] = ["error", "budget", "secret", "spool", "task"];
+const COMMON: [&str; 6] = ["error", "budget", "secret", "spool", "task", "mountinfo"];
 
 /// Which rooms a room may use, beside itself and the common ones.
 fn below(room: &str) -> Option<&'static [&'static str]> {

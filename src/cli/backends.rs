@@ -53,6 +53,10 @@ impl StoreArguments {
                     folders.push(options.path.clone());
                     "posix"
                 }
+                config::Driver::Share(options) => {
+                    folders.push(options.mount_point.clone());
+                    options.kind.name()
+                }
                 config::Driver::Swift(_) => "swift",
             };
             backends.push(Backend {

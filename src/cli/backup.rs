@@ -4,7 +4,7 @@ use super::backends::{Wired, named_backups};
 use super::disk::{Disk, kind_of};
 use super::progress::Bar;
 use super::signals::stop_at_signals;
-use super::{Failure, StoreArguments, complain, log, print, runtime, split_target, usage};
+use super::{Failure, StoreArguments, Threads, complain, log, print, split_target, usage};
 use crate::config::Settings;
 use crate::driver::{Backup, Basis, Description, Progress};
 use crate::error::{Error, Kind, Result};
@@ -83,7 +83,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let source = open_source(&arguments.source, arguments.force)?;
     log::start_for_command();
     let quiet = arguments.quiet || arguments.json;
-    let backup = runtime()?.block_on(back_up(&wired, &plan, source, quiet))?;
+    let backup = Threads::start()?.block_on(back_up(&wired, &plan, source, quiet))?;
     let Plan {
         volume,
         backend,

@@ -1,7 +1,7 @@
 //! `cinderfs diff`
 
 use super::backends::find_backup;
-use super::{Failure, StoreArguments, print, runtime, say, split_file, usage};
+use super::{Failure, StoreArguments, Threads, print, say, split_file, usage};
 use crate::driver::Content;
 use crate::error::{Error, Kind, Result};
 use clap::Args;
@@ -55,7 +55,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         let reason = "they are not of one volume in one backend";
         return Err(usage(Error::new(Kind::Invalid, "compare", subject, reason)));
     }
-    runtime()?.block_on(async {
+    Threads::start()?.block_on(async {
         let driver = wired.find(from[0])?;
         let (old, _) = find_backup(&wired, from).await?;
         let (new, _) = find_backup(&wired, to).await?;

@@ -1,9 +1,9 @@
 //! Files and block devices that images are taken from and put on: what they are, how
 //! large they are, and who uses them.
 
-use super::mountinfo::mounts;
 use super::{Failure, usage};
 use crate::error::{Error, Kind, Result};
+use crate::mountinfo::mounts;
 use rustix::fs::{major, minor};
 use std::ffi::c_int;
 use std::fs::{self, File, Metadata, OpenOptions};

@@ -2,7 +2,7 @@
 
 use super::backends::Wired;
 use super::progress::Bar;
-use super::{Failure, StoreArguments, complain, log, print, runtime, split_target, usage};
+use super::{Failure, StoreArguments, Threads, complain, log, print, split_target, usage};
 use crate::driver::{Garbage, GarbageKind};
 use crate::error::{Error, Kind, Result};
 use crate::tree::Backend;
@@ -98,7 +98,7 @@ pub fn run(arguments: &Arguments) -> Result<bool, Failure> {
         }
     }
     log::start_for_command();
-    let outcome = runtime()?.block_on(collect(&wired, arguments))?;
+    let outcome = Threads::start()?.block_on(collect(&wired, arguments))?;
     if arguments.json {
         let document = json!({
             "garbage": outcome.rows,

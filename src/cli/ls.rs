@@ -1,7 +1,7 @@
 //! `cinderfs ls`
 
 use super::backends::{Wired, named_backups, no_such_file};
-use super::{Failure, StoreArguments, log, print, runtime, split_target, usage};
+use super::{Failure, StoreArguments, Threads, log, print, split_target, usage};
 use crate::driver::{Backup, BackupDriver};
 use crate::error::{Kind, Result};
 use crate::format::Timestamp;
@@ -37,7 +37,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         split_target(target).map_err(usage)?
     };
     log::start_for_command();
-    let text = runtime()?.block_on(async {
+    let text = Threads::start()?.block_on(async {
         match parts.as_slice() {
             [] => Ok(backends(&wired, arguments)),
             [backend] => volumes(&wired, arguments, backend).await,

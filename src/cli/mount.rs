@@ -4,7 +4,7 @@ use super::backends::{self, Wired};
 use super::daemon::{self, Ready};
 use super::options::MountArguments;
 use super::signals::Signals;
-use super::{Failure, StoreArguments, log, runtime, usage};
+use super::{Failure, StoreArguments, Threads, log, usage};
 use crate::driver::BackupDriver;
 use crate::error::{Error, Kind, Result};
 use crate::fuse::{self, MountOptions, Mounted};
@@ -18,8 +18,6 @@ use tokio::task::JoinSet;
 const LOOK: Duration = Duration::from_millis(200);
 /// How long a backend may take to answer before it is said that it does not.
 const FIRST_LOOK: Duration = Duration::from_secs(3);
-/// How long tasks may take to end with the program: a store that hangs must not hold it.
-const LAST_TASKS: Duration = Duration::from_secs(5);
 
 /// Arguments of the command.
 #[derive(Debug, Args)]
@@ -119,7 +117,7 @@ fn serve(wired: Wired, folder: &Path, options: &MountArguments) -> Result<()> {
         read_only: options.read_only,
         allow_other: options.allow_other,
     };
-    let runtime = runtime()?;
+    let runtime = Threads::start()?;
     let drivers: Vec<_> = wired
         .backends
         .iter()
@@ -141,8 +139,9 @@ fn serve(wired: Wired, folder: &Path, options: &MountArguments) -> Result<()> {
     };
     let unmounted = mounted.unmount();
     runtime.block_on(tree.finish());
+    drop(runtime);
+    drop(tree);
     tracing::info!("ended");
-    runtime.shutdown_timeout(LAST_TASKS);
     done.and(unmounted)
 }
 

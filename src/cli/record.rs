@@ -1,7 +1,7 @@
 //! `cinderfs record`
 
 use super::backends::find_backup;
-use super::{Failure, StoreArguments, print, runtime, split_file};
+use super::{Failure, StoreArguments, Threads, print, split_file};
 use crate::tree::describe_record;
 use clap::Args;
 
@@ -25,7 +25,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let wired = arguments.store.wire(None)?;
     let target = split_file(&arguments.target)?;
-    let (backup, named) = runtime()?.block_on(find_backup(&wired, target))?;
+    let (backup, named) = Threads::start()?.block_on(find_backup(&wired, target))?;
     let others: Vec<_> = named.into_values().collect();
     let record = backup.record(&others)?;
     let text = match arguments.command {

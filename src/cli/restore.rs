@@ -4,7 +4,7 @@ use super::backends::{Wired, find_backup};
 use super::disk::{Disk, DiskKind, kind_of};
 use super::progress::Bar;
 use super::signals::stop_at_signals;
-use super::{Failure, StoreArguments, log, print, runtime, split_file, usage};
+use super::{Failure, StoreArguments, Threads, log, print, split_file, usage};
 use crate::config::Settings;
 use crate::driver::{Content, Progress};
 use crate::error::{Error, Kind, Result};
@@ -56,7 +56,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let source = split_file(&arguments.source)?;
     let kind = kind_of(OP, &arguments.dest)?;
     log::start_for_command();
-    let runtime = runtime()?;
+    let runtime = Threads::start()?;
     let (id, size) = runtime.block_on(restore(&wired, source, kind, arguments))?;
     let dest = arguments.dest.display().to_string();
     match arguments.json {

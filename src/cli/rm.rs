@@ -1,7 +1,7 @@
 //! `cinderfs rm`
 
 use super::backends::{Wired, find_backup, named_backups};
-use super::{Failure, StoreArguments, complain, log, runtime, split_target, usage};
+use super::{Failure, StoreArguments, Threads, complain, log, split_target, usage};
 use crate::driver::{Backup, leaves_first};
 use crate::error::{Error, Kind, Result};
 use clap::Args;
@@ -35,7 +35,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         targets.push(check_target(target, arguments.recursive).map_err(usage)?);
     }
     log::start_for_command();
-    let failures = runtime()?.block_on(remove_all(&wired, &targets));
+    let failures = Threads::start()?.block_on(remove_all(&wired, &targets));
     match failures.split_last() {
         None => Ok(()),
         Some((last, others)) => {

@@ -1,7 +1,7 @@
 //! `cinderfs show`
 
 use super::backends::find_backup;
-use super::{Failure, StoreArguments, print, runtime, split_file};
+use super::{Failure, StoreArguments, Threads, print, split_file};
 use crate::tree::describe;
 use clap::Args;
 use serde_json::Value;
@@ -23,7 +23,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let wired = arguments.store.wire(None)?;
     let target = split_file(&arguments.target)?;
-    let (backup, _) = runtime()?.block_on(find_backup(&wired, target))?;
+    let (backup, _) = Threads::start()?.block_on(find_backup(&wired, target))?;
     let described = describe(&backup);
     let text = match (arguments.json, described.as_object()) {
         (false, Some(fields)) => fields

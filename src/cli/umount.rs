@@ -1,9 +1,9 @@
 //! `cinderfs umount`
 
-use super::mountinfo::{Mount, mounts};
 use super::{Failure, usage};
 use crate::error::{Error, Kind};
 use crate::fuse;
+use crate::mountinfo::{Mount, mounts};
 use clap::Args;
 use std::path::{Path, PathBuf};
 

@@ -2,7 +2,7 @@
 
 use super::backends::{Wired, named_backups, no_such_file};
 use super::progress::Bar;
-use super::{Failure, StoreArguments, print, runtime, split_target, usage};
+use super::{Failure, StoreArguments, Threads, print, split_target, usage};
 use crate::driver::{Backup, BackupDriver, Verdict};
 use crate::error::{Error, Kind, Result};
 use crate::tree::volume_name;
@@ -54,7 +54,7 @@ pub fn run(arguments: &Arguments) -> Result<bool, Failure> {
         "" => Vec::new(),
         target => split_target(target).map_err(usage)?,
     };
-    let outcome = runtime()?.block_on(check_all(&wired, arguments, &parts))?;
+    let outcome = Threads::start()?.block_on(check_all(&wired, arguments, &parts))?;
     let (checked, damaged, failed) = (outcome.checked, outcome.damaged, outcome.failures.len());
     if arguments.json {
         let document = json!({

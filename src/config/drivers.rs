@@ -9,7 +9,7 @@ use super::environment::Environment;
 use super::options;
 use super::scope::{Scope, Setting};
 use super::value::{self, Wrong};
-use super::{Chunked, Driver, Posix, swift};
+use super::{Chunked, Driver, Posix, share, swift};
 use crate::error::Result;
 
 /// Makes the options of a driver from what a section says.
@@ -26,8 +26,8 @@ struct DriverEntry {
 /// Every driver of Cinder's, a line each; without a function it is not built in.
 const DRIVERS: &[DriverEntry] = &[
     entry("posix", "PosixBackupDriver", Some(posix)),
-    entry("nfs", "NFSBackupDriver", None),
-    entry("glusterfs", "GlusterfsBackupDriver", None),
+    entry("nfs", "NFSBackupDriver", Some(share::nfs)),
+    entry("glusterfs", "GlusterfsBackupDriver", Some(share::glusterfs)),
     entry("swift", "SwiftBackupDriver", Some(swift::build)),
     entry("ceph", "CephBackupDriver", None),
     entry("tsm", "TSMBackupDriver", None),
@@ -57,17 +57,21 @@ pub(super) fn build(
 
 /// The options of `posix` for a folder, with what `scope` says of the rest.
 pub(super) fn posix_at(path: PathBuf, place: &str, scope: &Scope<'_>) -> Result<Driver> {
+    Ok(Driver::Posix(Posix {
+        path,
+        place: place.to_owned(),
+        chunked: chunked_files(scope)?,
+    }))
+}
+
+/// How the drivers that keep files cut backups.
+pub(super) fn chunked_files(scope: &Scope<'_>) -> Result<Chunked> {
     let container = scope.own("backup_container")?;
     let container = container
         .map(|setting| setting.parse(value::container))
         .transpose()?;
     let sizes = ["backup_file_size", "backup_sha_block_size_bytes"];
-    let chunked = chunked(scope, sizes, container)?;
-    Ok(Driver::Posix(Posix {
-        path,
-        place: place.to_owned(),
-        chunked,
-    }))
+    chunked(scope, sizes, container)
 }
 
 fn find(text: &str) -> Result<(&'static str, Build), Wrong> {

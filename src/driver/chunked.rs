@@ -113,6 +113,25 @@ pub fn posix(
     Ok(ChunkedDriver::new(Arc::new(store), options, resources))
 }
 
+/// The driver of Cinder's `NFSBackupDriver` and of its `GlusterfsBackupDriver`. Whether the
+/// share can be mounted shows when it is first asked for something.
+///
+/// # Errors
+/// `Invalid` when it cannot be used as configured.
+pub fn share(
+    options: &config::Share,
+    common: &config::Common,
+    resources: &Resources,
+) -> Result<ChunkedDriver> {
+    let service = match options.kind {
+        config::ShareKind::Nfs => "cinder.backup.drivers.nfs.NFSBackupDriver",
+        config::ShareKind::GlusterFs => "cinder.backup.drivers.glusterfs.GlusterfsBackupDriver",
+    };
+    let store = PosixStore::on_share(options);
+    let options = Options::new(service, Layout::Posix, &options.chunked, common)?;
+    Ok(ChunkedDriver::new(Arc::new(store), options, resources))
+}
+
 /// The driver of Cinder's `SwiftBackupDriver`. Whether the store can be reached shows when
 /// it is first asked for something: it may be down, and come back.
 ///

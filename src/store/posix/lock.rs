@@ -55,7 +55,10 @@ fn attempt(file: &File, operation: FlockOperation) -> io::Result<Tried> {
 }
 
 /// Whether `path` still is the name of `file`.
-fn names(path: &Path, file: &File) -> io::Result<bool> {
+///
+/// # Errors
+/// Those of the file system.
+pub fn names(path: &Path, file: &File) -> io::Result<bool> {
     let own = file.metadata()?;
     match fs::symlink_metadata(path) {
         Ok(found) => Ok((found.dev(), found.ino()) == (own.dev(), own.ino())),

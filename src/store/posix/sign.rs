@@ -1,20 +1,24 @@
 //! The sign that a backup is being written: a file in the folder of the store, which no
 //! search of Cinder's finds.
 
+use super::footing::Footing;
 use super::lock::{self, Marked};
 use super::{FILE_MODE, PosixStore, TRIES};
+use crate::store::share::Share;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Signs begin so; the backup's id follows.
 pub const LOCK_PREFIX: &str = ".cinderfs-lock-";
 
 /// Says that a backup is being written. The file goes with the last one who says so.
 pub struct Sign {
-    file: File,
-    path: PathBuf,
+    /// Until it is dropped.
+    held: Option<(File, PathBuf)>,
+    share: Option<Arc<Share>>,
 }
 
 impl Sign {
@@ -22,7 +26,8 @@ impl Sign {
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn make(store: &PosixStore, path: &Path) -> io::Result<Option<Self>> {
+    pub fn make(store: &PosixStore, footing: &Footing, path: &Path) -> io::Result<Option<Self>> {
+        footing.still_holds()?;
         for _ in 0..TRIES {
             let file = OpenOptions::new()
                 .read(true)
@@ -35,15 +40,18 @@ impl Sign {
             match lock::mark(&file, path)? {
                 Marked::Removed => continue,
                 Marked::Unsupported => {
-                    store.miss_locks();
+                    store.miss_locks(footing);
                     fs::remove_file(path)?;
                     return Ok(None);
                 }
+                Marked::Held if !footing.has_shared_locks() => store.miss_locks(footing),
                 Marked::Held => {}
             }
-            store.owner.give(path)?;
-            let path = path.to_owned();
-            return Ok(Some(Self { file, path }));
+            footing.give(path)?;
+            return Ok(Some(Self {
+                held: Some((file, path.to_owned())),
+                share: store.share().cloned(),
+            }));
         }
         Err(io::ErrorKind::ResourceBusy.into())
     }
@@ -51,8 +59,18 @@ impl Sign {
 
 impl Drop for Sign {
     fn drop(&mut self) {
-        // When somebody else says the same, the file is his. Without success it is left
-        // without a lock, which means nothing any more.
-        let _ = lock::remove(&self.file, &self.path);
+        let Some((file, path)) = self.held.take() else {
+            return;
+        };
+        let remove = move || {
+            // When somebody else says the same, the file is his. Without success it is left
+            // without a lock, which means nothing any more.
+            let _ = lock::remove(&file, &path);
+        };
+        match &self.share {
+            // Even to close it may take as long as its server likes.
+            Some(share) => share.leave(remove),
+            None => remove(),
+        }
     }
 }

@@ -1,23 +1,40 @@
-//! The kernel's table of mounts.
+//! The kernel's table of mounts. To read it asks no file system anything, so it never hangs.
+//!
+//! This module must not know any room of the program.
 
 use crate::error::{Error, Result};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const TABLE: &str = "/proc/self/mountinfo";
 
 /// A line of the table.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Mount {
+    /// Its number, which statx(2) calls `stx_mnt_id`.
+    pub id: u64,
     /// `major:minor` of the file system's device.
     pub device: String,
+    /// Which folder of the file system is mounted: `/` for all of it.
+    pub root: PathBuf,
     /// The folder that it is mounted on.
     pub folder: PathBuf,
     /// The kind of file system.
     pub kind: String,
     /// What was mounted, as whoever did it called it.
     pub source: PathBuf,
+    /// Options of the file system, with commas between them.
+    pub options: String,
+}
+
+/// What is mounted on `folder`, a path without links: the last that was mounted there.
+///
+/// # Errors
+/// When there is no `/proc`.
+pub fn mounted_on(folder: &Path) -> Result<Option<Mount>> {
+    let on_folder = |mount: &Mount| mount.folder == folder;
+    Ok(mounts()?.into_iter().rfind(on_folder))
 }
 
 /// All mounts.
@@ -35,15 +52,20 @@ pub fn mounts() -> Result<Vec<Mount>> {
 /// `36 35 98:0 /root /folder options optional... - kind source options`
 fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
-    let device = fields.nth(2)?;
-    let folder = fields.nth(1)?;
+    let id = fields.next()?;
+    let device = fields.nth(1)?;
+    let (root, folder) = (fields.next()?, fields.next()?);
     fields.find(|field| *field == b"-")?;
     let (kind, source) = (fields.next()?, fields.next()?);
+    let options = fields.next().unwrap_or_default();
     Some(Mount {
+        id: std::str::from_utf8(id).ok()?.parse().ok()?,
         device: String::from_utf8(device.to_vec()).ok()?,
+        root: unescape(root),
         folder: unescape(folder),
         kind: String::from_utf8(kind.to_vec()).ok()?,
         source: unescape(source),
+        options: String::from_utf8_lossy(options).into_owned(),
     })
 }
 
@@ -74,22 +96,22 @@ mod tests {
 
     #[test]
     fn reads_the_lines_of_proc_5() {
-        let line = b"36 35 98:0 /a /mnt/a\\040b rw,noatime master:1 x:2 - ext3 /dev/root rw";
+        let line = b"36 35 98:0 /a /mnt/a\\040b rw,noatime master:1 x:2 - ext3 /dev/root rw,errors=continue";
         let expected = Mount {
+            id: 36,
             device: "98:0".into(),
+            root: "/a".into(),
             folder: "/mnt/a b".into(),
             kind: "ext3".into(),
             source: "/dev/root".into(),
+            options: "rw,errors=continue".into(),
         };
         assert_eq!(parse(line), Some(expected));
         for bad in [&b""[..], b"36 35", b"36 35 98:0 / /mnt rw ext3 a b"] {
             assert_eq!(parse(bad), None);
         }
-        assert!(
-            mounts()
-                .unwrap()
-                .iter()
-                .any(|mount| mount.folder.as_os_str() == "/proc")
-        );
+        let proc = mounted_on(Path::new("/proc")).unwrap().unwrap();
+        assert_eq!(proc.kind, "proc");
+        assert_eq!(mounted_on(Path::new("/proc/none")).unwrap(), None);
     }
 }

@@ -1,0 +1,106 @@
+//! What the store stands on: a folder of this machine, or one of a share.
+
+use crate::store::share::{self, Anchor};
+use crate::task::Pulse;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What one request stands on.
+#[derive(Debug, Clone)]
+pub struct Footing {
+    owner: Owner,
+    pulse: Pulse,
+    anchor: Option<Arc<Anchor>>,
+}
+
+/// Who new files and folders are given to. What root makes belongs to root, and Cinder,
+/// which does not run as root, could not read it: so it gets the owner of the store.
+#[derive(Debug, Clone, Copy)]
+struct Owner(Option<(u32, u32)>);
+
+impl Owner {
+    fn of_store(own: (u32, u32)) -> Self {
+        Self(Some(own).filter(|own| rustix::process::geteuid().is_root() && *own != (0, 0)))
+    }
+}
+
+impl Footing {
+    /// On a folder of this machine, whose owner is known.
+    pub fn local(folder: &fs::Metadata) -> Self {
+        Self {
+            owner: Owner::of_store((folder.uid(), folder.gid())),
+            pulse: Pulse::endless(),
+            anchor: None,
+        }
+    }
+
+    /// On a share that is mounted.
+    pub fn remote(anchor: &Arc<Anchor>, pulse: &Pulse) -> Self {
+        Self {
+            owner: Owner::of_store(anchor.owner),
+            pulse: pulse.clone(),
+            anchor: Some(Arc::clone(anchor)),
+        }
+    }
+
+    /// Whether others see the locks that are held here.
+    pub fn has_shared_locks(&self) -> bool {
+        !self.anchor.as_ref().is_some_and(|a| a.has_local_locks)
+    }
+
+    /// A step was made, or one is next that cannot be taken back.
+    ///
+    /// # Errors
+    /// When nobody waits for the request any more.
+    pub fn step(&self) -> io::Result<()> {
+        self.pulse.beat()
+    }
+
+    /// Whether what is written must reach the disk piece by piece: one long wait for all
+    /// of it would look like a server that is gone.
+    pub fn is_remote(&self) -> bool {
+        self.anchor.is_some()
+    }
+
+    /// Sees to it that what others have done in `folder` shows.
+    pub fn freshen(&self, folder: &Path) {
+        if self.anchor.is_some() {
+            share::freshen(folder);
+        }
+    }
+
+    /// Gives a new file or folder to who owns the store.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn give(&self, path: &Path) -> io::Result<()> {
+        let Owner(Some((uid, gid))) = self.owner else {
+            return Ok(());
+        };
+        std::os::unix::fs::lchown(path, Some(uid), Some(gid)).map_err(|e| match e.kind() {
+            io::ErrorKind::PermissionDenied if self.is_remote() => {
+                let reason = format!(
+                    "the server does not let root give files to user {uid}, who owns the share \
+                     (root_squash): run this as that user"
+                );
+                io::Error::new(io::ErrorKind::PermissionDenied, reason)
+            }
+            _ => e,
+        })
+    }
+
+    /// Whether the folder of the store still is that of the share.
+    ///
+    /// # Errors
+    /// When it is not; those of the file system.
+    pub fn still_holds(&self) -> io::Result<()> {
+        let holds = self.anchor.as_ref().map_or(Ok(true), |a| a.holds())?;
+        match holds {
+            true => Ok(()),
+            false => Err(io::Error::other("the share was unmounted meanwhile")),
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! A folder of another machine: it is mounted when it is needed, and asked only on threads
+//! that can be lost.
+//!
+//! A server that is gone holds whoever asks it, for as long as the kernel likes. So each
+//! request has a deadline after which its thread is given up; there are only so many
+//! threads; and nothing that was given up is overtaken by something else under its name.
+//! Must not know what the folder holds.
+
+mod anchor;
+mod hold;
+mod mounting;
+mod program;
+
+pub use anchor::{Anchor, freshen};
+
+use crate::config;
+use crate::error::{Error, Kind, Result};
+use crate::task::{Pulse, patiently};
+use hold::Holds;
+use mounting::Lease;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a request waits for a server that has left the last ones without an answer.
+const SHORT_PATIENCE: Duration = Duration::from_secs(3);
+/// The pauses before what has failed is tried again: a server that is started anew, or
+/// another one that takes its place, needs some seconds.
+const PAUSES: [Duration; 4] = [
+    Duration::from_millis(200),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+];
+/// For so long nobody tries again to mount what could not be mounted.
+const MOUNT_AGAIN: Duration = Duration::from_secs(5);
+
+/// See the module's page. It unmounts what it has mounted when it is dropped.
+#[derive(Debug)]
+pub struct Share {
+    state: Arc<State>,
+}
+
+/// What threads need that may outlive the share.
+#[derive(Debug)]
+struct State {
+    options: config::Share,
+    ground: Mutex<Ground>,
+    /// Who mounts has this.
+    mounting: Arc<tokio::sync::Mutex<()>>,
+    ended: AtomicBool,
+    life: Mutex<Life>,
+    holds: Arc<Holds>,
+}
+
+#[derive(Debug, Default)]
+struct Ground {
+    anchor: Option<Arc<Anchor>>,
+    lease: Option<Lease>,
+    /// Why it could not be mounted, and when that was.
+    failed: Option<(Instant, Error)>,
+}
+
+impl Ground {
+    /// The mount, or why there was none a moment ago.
+    fn known(&self) -> Option<Result<Arc<Anchor>>> {
+        if let Some(anchor) = &self.anchor {
+            return Some(Ok(Arc::clone(anchor)));
+        }
+        let failed = self.failed.as_ref();
+        let (_, e) = failed.filter(|(at, _)| at.elapsed() < MOUNT_AGAIN)?;
+        Some(Err(e.clone()))
+    }
+}
+
+/// What is known of the server.
+#[derive(Debug, Default)]
+struct Life {
+    answered: Option<Instant>,
+    gave_up: Option<Instant>,
+    /// What went wrong with the last request, if it did.
+    trouble: Option<Error>,
+}
+
+impl State {
+    fn ground(&self) -> MutexGuard<'_, Ground> {
+        self.ground.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn life(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Mounts it, or finds it mounted. Blocks.
+    fn bring_up(&self) -> Result<Arc<Anchor>> {
+        let is_over = || self.ended.load(Ordering::SeqCst);
+        let found = mounting::bring_up(&self.options, &is_over);
+        let found = found.map_err(|e| e.within(&self.options.place));
+        let mut ground = self.ground();
+        match found {
+            // What was mounted for nobody goes with its lease.
+            Ok(_) if is_over() => Err(self.silent("the program ends")),
+            Ok((anchor, lease)) => {
+                let anchor = Arc::new(anchor);
+                ground.anchor = Some(Arc::clone(&anchor));
+                // One that was ours is, still: it is found mounted when it is used again.
+                ground.lease = lease.or(ground.lease.take());
+                ground.failed = None;
+                Ok(anchor)
+            }
+            Err(e) => {
+                // One kind for all: it may be mounted yet.
+                ground.failed = Some((Instant::now(), e.clone()));
+                Err(e)
+            }
+        }
+    }
+
+    fn silent(&self, reason: impl std::fmt::Display) -> Error {
+        let subject = format!(
+            "share {} on {}",
+            self.options.share,
+            self.options.mount_point.display()
+        );
+        Error::new(Kind::TimedOut, "use", subject, reason)
+    }
+
+    /// What came of a request in the end.
+    fn note<T>(&self, outcome: &Result<T>) {
+        match outcome {
+            Err(e) if is_silence(e) => self.life().trouble = Some(e.clone()),
+            _ => self.life().trouble = None,
+        }
+    }
+
+    /// A thread has come back from the kernel.
+    fn came_back<T>(&self, outcome: &Result<T>) {
+        if !outcome.as_ref().is_err_and(is_silence) {
+            self.life().answered = Some(Instant::now());
+        }
+    }
+}
+
+impl Share {
+    /// A share that is mounted when it is first used.
+    pub fn new(options: config::Share) -> Self {
+        Self {
+            state: Arc::new(State {
+                options,
+                ground: Mutex::default(),
+                mounting: Arc::default(),
+                ended: AtomicBool::new(false),
+                life: Mutex::default(),
+                holds: Arc::default(),
+            }),
+        }
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.state.options.mount_point
+    }
+
+    /// What has gone wrong with the last request, or with mounting.
+    pub fn trouble(&self) -> Option<Error> {
+        let failed = self.state.ground().failed.clone();
+        failed
+            .map(|(_, e)| e)
+            .or_else(|| self.state.life().trouble.clone())
+    }
+
+    /// Runs `job` on a thread that can be lost, with the share mounted, and again where a
+    /// server that comes back may do it better. What `job` changes has the name `changes`:
+    /// of those there is one at a time under each name.
+    ///
+    /// # Errors
+    /// Those of `job`; `TimedOut` when it has given no sign of life until the deadline,
+    /// `Unavailable` when the share cannot be mounted.
+    pub async fn run<T, F>(&self, changes: Option<&Path>, job: F) -> Result<T>
+    where
+        F: Fn(&Arc<Anchor>, &Pulse) -> Result<T> + Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        let job = Arc::new(job);
+        let was_well = self.state.life().trouble.is_none();
+        let mut pauses = PAUSES.iter().filter(|_| was_well);
+        loop {
+            let outcome = self.attempt(changes, &job).await;
+            match (&outcome, pauses.next()) {
+                (Err(e), Some(pause)) if e.kind() == Kind::Unavailable && self.is_mounted() => {
+                    tracing::debug!("tried again: {e}");
+                    tokio::time::sleep(*pause).await;
+                }
+                (Err(e), None) if e.kind() == Kind::Unavailable => {
+                    self.state.note(&outcome);
+                    self.let_go_if_dead().await;
+                    return outcome;
+                }
+                _ => {
+                    self.state.note(&outcome);
+                    return outcome;
+                }
+            }
+        }
+    }
+
+    /// Runs `work`, which clears up and whose end nobody waits for.
+    pub fn leave(&self, work: impl FnOnce() + Send + 'static) {
+        let threads = self.state.ground().anchor.clone();
+        let thread = threads.and_then(|a| Arc::clone(&a.threads).try_acquire_owned().ok());
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || {
+                work();
+                drop(thread);
+            })),
+            Err(_) => work(),
+        }
+    }
+
+    async fn attempt<T, F>(&self, changes: Option<&Path>, job: &Arc<F>) -> Result<T>
+    where
+        F: Fn(&Arc<Anchor>, &Pulse) -> Result<T> + Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        let state = &self.state;
+        let patience = self.patience();
+        let anchor = self.anchor(patience).await?;
+        let waiting = async {
+            let hold = match changes {
+                Some(name) => Some(state.holds.hold(name).await),
+                None => None,
+            };
+            (hold, Arc::clone(&anchor.threads).acquire_owned().await)
+        };
+        let Ok((hold, Ok(thread))) = tokio::time::timeout(patience, waiting).await else {
+            let reason = "requests that wait for its server have not ended";
+            return Err(self.give_up(reason));
+        };
+        let (job, at) = (Arc::clone(job), Arc::clone(&anchor));
+        let answered = Arc::clone(state);
+        let done = patiently(patience, move |pulse| {
+            let outcome = match at.holds() {
+                Ok(true) => job(&at, pulse),
+                Ok(false) => Err(gone(&answered)),
+                Err(e) => Err(Error::io("use", answered.options.share.clone(), &e)),
+            };
+            answered.came_back(&outcome);
+            drop((hold, thread));
+            outcome
+        });
+        let Some(outcome) = done.await else {
+            let seconds = patience.as_secs_f64();
+            return Err(self.give_up(&format!("its server has not answered in {seconds} s")));
+        };
+        outcome
+    }
+
+    /// How long a request waits.
+    fn patience(&self) -> Duration {
+        let Life {
+            answered, gave_up, ..
+        } = *self.state.life();
+        let full = self.state.options.request_timeout;
+        match gave_up > answered {
+            true => full.min(SHORT_PATIENCE),
+            false => full,
+        }
+    }
+
+    fn give_up(&self, reason: &str) -> Error {
+        self.state.life().gave_up = Some(Instant::now());
+        self.state
+            .silent(reason)
+            .advise("it is used again when it answers")
+    }
+
+    fn is_mounted(&self) -> bool {
+        self.state.ground().failed.is_none()
+    }
+
+    /// The mount, which is made when it is not there.
+    async fn anchor(&self, patience: Duration) -> Result<Arc<Anchor>> {
+        if let Some(known) = self.state.ground().known() {
+            return known;
+        }
+        let mounting = async {
+            let turn = Arc::clone(&self.state.mounting).lock_owned().await;
+            // Somebody else may have done it meanwhile, or may have tried just now.
+            if let Some(known) = self.state.ground().known() {
+                return known;
+            }
+            let state = Arc::clone(&self.state);
+            let work = move || {
+                let found = state.bring_up();
+                drop(turn);
+                found
+            };
+            crate::task::blocking(work).await
+        };
+        match tokio::time::timeout(patience, mounting).await {
+            Ok(found) => found,
+            Err(_) => Err(self.give_up("it is being mounted, and that takes long")),
+        }
+    }
+
+    /// A mount that cannot be asked for anything any more, because its client has ended or
+    /// its server knows it no longer, does not come back by itself. One of ours is
+    /// unmounted, and mounted when it is used next.
+    async fn let_go_if_dead(&self) {
+        let state = Arc::clone(&self.state);
+        let look = patiently(self.patience(), move |_| {
+            let (anchor, is_ours) = {
+                let ground = state.ground();
+                (ground.anchor.clone(), ground.lease.is_some())
+            };
+            let Some(anchor) = anchor.filter(|anchor| !anchor.answers()) else {
+                return Ok(());
+            };
+            drop(anchor);
+            let lease = {
+                let mut ground = state.ground();
+                ground.anchor = None;
+                ground.lease.take()
+            };
+            if is_ours {
+                drop(lease);
+            }
+            Ok(())
+        });
+        drop(look.await);
+    }
+}
+
+/// Whether a failure means that nobody answers.
+fn is_silence(e: &Error) -> bool {
+    matches!(e.kind(), Kind::Unavailable | Kind::TimedOut)
+}
+
+/// What is below the folder is not the share any more.
+fn gone(state: &State) -> Error {
+    state.ground().anchor = None;
+    let subject = format!("share {}", state.options.share);
+    let reason = format!(
+        "it is not mounted on {} any more",
+        state.options.mount_point.display()
+    );
+    Error::new(Kind::Unavailable, "use", subject, reason)
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.state.ended.store(true, Ordering::SeqCst);
+        let (anchor, lease) = {
+            let mut ground = self.state.ground();
+            (ground.anchor.take(), ground.lease.take())
+        };
+        drop(anchor);
+        drop(lease);
+    }
+}
