@@ -2,10 +2,12 @@
 
 mod common;
 
+use common::glusterfs::Gluster;
 use common::golden::Tree;
-use common::mount::wait_for;
+use common::mount::{errno, is_mounted, wait_for};
 use common::proxy::{Proxy, Rule};
 use common::swift::{Account, Cloud, Http, Keystone, Options, Swift};
+use std::fs;
 
 /// The status of one request to each of them, below the account.
 fn statuses(account: &Account, requests: &[(&str, &str)]) -> Vec<u16> {
@@ -237,9 +239,88 @@ fn trees_are_loaded() {
             assert!(names.contains(&metadata), "{metadata}");
             let path = tree.path().join(&backup.container);
             for name in names {
-                let file = std::fs::read(path.join(&name)).unwrap();
+                let file = fs::read(path.join(&name)).unwrap();
                 assert!(client.get(&backup.container, &name) == file, "{name}");
             }
         }
     }
+}
+
+#[test]
+fn a_share_of_glusterfs() {
+    let Some(gluster) = Gluster::shared() else {
+        return;
+    };
+    let (first, second) = (gluster.mount(), gluster.mount());
+    fs::write(first.path("f"), b"data").unwrap();
+    assert_eq!(fs::read(second.path("f")).unwrap(), b"data");
+    assert_eq!(fs::read(gluster.brick().join("f")).unwrap(), b"data");
+    let folder = first.root().to_owned();
+    first.unmount().unwrap();
+    assert!(!folder.exists());
+    let gone = second.root().to_owned();
+    drop(second);
+    assert!(!is_mounted(&gone) && !gone.exists());
+}
+
+#[test]
+fn a_brick_that_ends_or_stands_still() {
+    let Some(gluster) = Gluster::start() else {
+        return;
+    };
+    gluster.set("network.ping-timeout", "2");
+    let mounted = gluster.mount();
+    let file = mounted.path("f");
+    fs::write(&file, b"data").unwrap();
+    let is_there = || fs::metadata(&file).is_ok();
+    gluster.kill_brick();
+    wait_for("its clients hear of it", || {
+        errno(fs::metadata(&file)) == libc::ENOTCONN
+    });
+    gluster.heal();
+    wait_for("its clients find it", is_there);
+    assert_eq!(fs::read(&file).unwrap(), b"data");
+    let before = gluster.brick_pid();
+    gluster.pause_brick();
+    // A new file, for what was read may be in the kernel's cache.
+    assert_eq!(errno(fs::write(mounted.path("g"), b"")), libc::ENOTCONN);
+    gluster.resume_brick();
+    wait_for("its clients find it", is_there);
+    assert_eq!(gluster.brick_pid(), before);
+}
+
+#[test]
+fn a_glusterfs_that_comes_back_and_leaves_nothing() {
+    let Some(mut gluster) = Gluster::start() else {
+        return;
+    };
+    let other = Gluster::start().unwrap();
+    assert_ne!(gluster.share(), other.share());
+    let mounted = gluster.mount();
+    fs::write(mounted.path("f"), b"data").unwrap();
+    let share = gluster.share().to_owned();
+    let folder = gluster.server.folder().to_owned();
+    let processes = || {
+        let folder = folder.to_str().unwrap();
+        let running = fs::read_dir("/proc").unwrap().filter(|entry| {
+            let line = entry.as_ref().unwrap().path().join("cmdline");
+            fs::read(line).is_ok_and(|line| String::from_utf8_lossy(&line).contains(folder))
+        });
+        running.count()
+    };
+    drop(mounted);
+    // serve.py twice, glusterd, the brick.
+    assert_eq!(processes(), 4);
+    gluster.server.stop();
+    assert_eq!(processes(), 0);
+    gluster.server.go_on();
+    assert_eq!(gluster.share(), share);
+    let mounted = gluster.mount();
+    assert_eq!(fs::read(mounted.path("f")).unwrap(), b"data");
+    // While it stands still and somebody uses it.
+    gluster.pause_brick();
+    drop(gluster);
+    drop(mounted);
+    assert_eq!(processes(), 0);
+    assert!(!folder.exists());
 }

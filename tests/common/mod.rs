@@ -7,6 +7,8 @@ pub mod cinder;
 #[allow(dead_code, reason = "each test uses a part of it")]
 pub mod device;
 #[allow(dead_code, reason = "each test uses a part of it")]
+pub mod glusterfs;
+#[allow(dead_code, reason = "each test uses a part of it")]
 pub mod golden;
 #[allow(dead_code, reason = "each test uses a part of it")]
 pub mod judge;
@@ -25,6 +27,8 @@ pub mod programs;
 pub mod proxy;
 #[allow(dead_code, reason = "each test uses a part of it")]
 pub mod server;
+#[allow(dead_code, reason = "each test uses a part of it")]
+pub mod share;
 #[allow(dead_code, reason = "each test uses a part of it")]
 pub mod store_check;
 #[allow(dead_code, unused_imports, reason = "each test uses a part of it")]

@@ -1,6 +1,6 @@
 //! A real server in a process of its own: `tests/services/*/serve.py`.
 
-use super::mount::{kill, wait_for};
+use super::mount::{is_root_for, kill, wait_for};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -29,7 +29,16 @@ struct Running {
 pub struct Program {
     /// Its folder below `tests/services`.
     pub name: &'static str,
-    pub version: &'static str,
+    pub origin: Origin,
+}
+
+/// Where the program of a server comes from.
+#[derive(Debug, Clone, Copy)]
+pub enum Origin {
+    /// PyPI: that version, in an environment of its own, by the `install` of its folder.
+    PyPi(&'static str),
+    /// Debian: a program, and the package that has it. It needs root, and the system's Python.
+    Debian(&'static str, &'static str),
 }
 
 impl Server {
@@ -120,20 +129,33 @@ impl Program {
         services.join(self.name)
     }
 
-    /// The Python that has it.
+    /// The Python that runs it. None when it is not installed and `--quick` leaves it out.
     fn python(self) -> Option<PathBuf> {
-        let Self { name, version } = self;
-        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/services");
-        let folder = target.join(format!("{name}-{version}"));
-        if folder.join("complete").exists() {
-            return Some(folder.join("bin/python"));
+        let Self { name, origin } = self;
+        let (is_there, remedy) = match origin {
+            Origin::PyPi(version) => {
+                let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/services");
+                let folder = target.join(format!("{name}-{version}"));
+                if folder.join("complete").exists() {
+                    return Some(folder.join("bin/python"));
+                }
+                (false, format!("run tests/services/{name}/install"))
+            }
+            Origin::Debian(program, package) => {
+                if !is_root_for(name) {
+                    return None;
+                }
+                let folders = ["/usr/sbin", "/usr/bin", "/sbin"].map(Path::new);
+                let is_there = folders.iter().any(|folder| folder.join(program).exists());
+                (is_there, format!("install the package {package}"))
+            }
+        };
+        if is_there {
+            return Some("python3".into());
         }
         let quick = std::env::var_os("CINDERFS_TEST_QUICK").is_some();
-        assert!(
-            quick,
-            "{name} {version} is missing: run tests/services/{name}/install, or `tests/run --quick`"
-        );
-        eprintln!("left out, for {name} {version} is not installed");
+        assert!(quick, "{name} is missing: {remedy}, or `tests/run --quick`");
+        eprintln!("left out, for {name} is not installed");
         None
     }
 }

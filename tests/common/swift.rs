@@ -10,18 +10,18 @@ pub use client::Client;
 pub use http::{Answer, Http};
 
 use super::proxy::Proxy;
-use super::server::{Program, Server};
+use super::server::{Origin, Program, Server};
 use serde_json::{Value, json};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 const SWIFT: Program = Program {
     name: "swift",
-    version: "2.38.3",
+    origin: Origin::PyPi("2.38.3"),
 };
 const KEYSTONE: Program = Program {
     name: "keystone",
-    version: "30.0.0",
+    origin: Origin::PyPi("30.0.0"),
 };
 
 /// How servers are started, where it matters.

@@ -156,10 +156,10 @@ def listening(port):
     raise SystemExit('cannot listen on port %s: %s' % (port, refused))
 
 
-def die_with_parent():
-    """Asks the kernel for SIGKILL when the parent is gone."""
+def die_with_parent(by=signal.SIGKILL):
+    """Asks the kernel for that signal when the parent is gone."""
     pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, by)
 
 
 def answers(url):
