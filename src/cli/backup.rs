@@ -12,15 +12,12 @@ use crate::image::{Buffers, Original, copy_in};
 use crate::tree::{check_file_name, describe, volume_id_of};
 use clap::Args;
 use std::fs::OpenOptions;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 /// What is being done, in messages.
 const OP: &str = "back up";
-/// How an image in QEMU's own format begins.
-const QCOW2: &[u8; 4] = b"QFI\xfb";
 
 /// Arguments of the command.
 #[derive(Debug, Args)]
@@ -162,14 +159,6 @@ fn open_source(path: &Path, force: bool) -> Result<Source, Failure> {
     };
     if let Err(e) = disk.refuse_loop(OP, true) {
         forgive(e)?;
-    }
-    let mut magic = [0; QCOW2.len()];
-    if disk.file.read_exact_at(&mut magic, 0).is_ok() && magic == *QCOW2 {
-        notes.push(format!(
-            "{}: this is an image in the format qcow2, and is backed up byte for byte; Cinder \
-             takes the content of a backup for a raw one (`qemu-img convert -O raw` makes one)",
-            path.display()
-        ));
     }
     Ok(Source { disk, notes })
 }

@@ -1,6 +1,7 @@
 //! The promises of the configuration, from the text of a file to options or one error.
 
 mod limits;
+mod share;
 mod swift;
 mod swift_login;
 
@@ -415,7 +416,7 @@ fn drivers_are_known_by_three_names() {
     ] {
         accept(&format!("[DEFAULT]\nbackup_driver = {name}\n"));
     }
-    for name in ["nfs", "glusterfs", "ceph", "tsm", "s3", "gcs"] {
+    for name in ["ceph", "tsm", "s3", "gcs"] {
         let message = refuse(&format!(
             "[x]\nbackup_driver = cinder.backup.drivers.{name}\n"
         ));

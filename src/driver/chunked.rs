@@ -7,6 +7,7 @@ mod catalog;
 mod chain;
 mod changes;
 mod digest;
+mod disk_format;
 mod encode;
 mod garbage;
 mod hashlist;
@@ -47,7 +48,7 @@ use std::time::Duration;
 use summary::read_metadata_text;
 use tokio::task::JoinSet;
 use writer::ChunkedSink;
-use writing::{DeletingSign, Writing};
+use writing::{ChangingSign, DeletingSign, Writing};
 
 /// Objects that are removed at a time.
 const DELETIONS: usize = 16;
@@ -321,7 +322,9 @@ impl BackupDriver for ChunkedDriver {
 
     async fn update(&self, backup: &Backup, change: Change) -> Result<Arc<Backup>> {
         let shared = &self.shared;
+        let _choosing = shared.writing.choose().await;
         let name = shared.catalog.name_of(backup).await?;
+        let _sign = ChangingSign::begin(shared.store.as_ref(), &backup.id).await?;
         let text = read_metadata_text(shared.store.as_ref(), &name).await?;
         let mut metadata = Metadata::parse(&name, &text)?;
         if let Some(file) = change.name {

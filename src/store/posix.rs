@@ -351,7 +351,8 @@ impl ObjectStore for PosixStore {
 
     async fn is_claimed(&self, backup_id: &str) -> Result<bool> {
         let (root, path) = (self.root.clone(), self.sign_of(backup_id)?);
-        self.run(move |footing| {
+        // One of ours that has just been dropped is gone first.
+        self.change(Some(&path.clone()), move |footing| {
             footing.freshen(&root);
             lock::is_marked(&path).map_err(|e| Error::io("look at", path.display().to_string(), &e))
         })

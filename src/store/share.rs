@@ -205,14 +205,16 @@ impl Share {
         }
     }
 
-    /// Runs `work`, which clears up and whose end nobody waits for.
-    pub fn leave(&self, work: impl FnOnce() + Send + 'static) {
+    /// Runs `work`, which clears up: only who changes the same `name` later waits for its
+    /// end.
+    pub fn leave(&self, name: &Path, work: impl FnOnce() + Send + 'static) {
+        let hold = self.state.holds.join(name);
         let threads = self.state.ground().anchor.clone();
         let thread = threads.and_then(|a| Arc::clone(&a.threads).try_acquire_owned().ok());
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn_blocking(move || {
                 work();
-                drop(thread);
+                drop((hold, thread));
             })),
             Err(_) => work(),
         }

@@ -114,3 +114,32 @@ pub async fn deletes_from_a_store_that_is_full(place: &Place) {
     rooms.driver.delete(&full).await.unwrap();
     assert_eq!(place.objects().await, [""; 0]);
 }
+
+pub async fn what_another_program_deletes_does_not_come_back(place: &Place) {
+    if !place.store.has_claims() {
+        return;
+    }
+    let cinder = Cinder::new(place.layout, "none");
+    let image = Dice(1).noise(5_000);
+    let store = place.store.as_ref();
+    let made = cinder.back_up(store, "v", &image, None).await;
+    let rooms = place.rooms();
+    let backup = rooms.find("v", &made.id).await;
+    let change = Change {
+        name: Some("new.img".into()),
+        ..Change::default()
+    };
+    // Somebody else is between his claim and the end of what he deletes.
+    let deleting = store.claim(&format!("{}.end", made.id)).await.unwrap();
+    let error = rooms.driver.update(&backup, change.clone()).await;
+    assert_eq!(error.unwrap_err().kind(), Kind::NotFound);
+    drop(deleting);
+    let backup = rooms.driver.update(&backup, change).await.unwrap();
+    // And the other way round.
+    let changing = store.claim(&format!("{}.child", made.id)).await.unwrap();
+    let error = rooms.driver.delete(&backup).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Dependents, "{error}");
+    drop(changing);
+    rooms.driver.delete(&backup).await.unwrap();
+    assert!(place.objects().await.is_empty());
+}

@@ -126,6 +126,7 @@ macro_rules! every_driver {
                 writing::refuses_what_is_incomplete
                 writing::discards
                 changing::changes_names_descriptions_and_times
+                changing::what_another_program_deletes_does_not_come_back
                 changing::deletes_what_nothing_is_built_on
                 changing::deletes_nothing_when_it_may_only_append
                 changing::deletes_from_a_store_that_is_full

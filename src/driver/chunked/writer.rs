@@ -6,6 +6,7 @@
 //! backup was ever published takes the place of the old one; afterwards its objects get
 //! new numbers, and the old ones go once the metadata that names them is gone.
 
+use super::disk_format::disk_format;
 use super::encode::{Hashed, Packed, hash, pack};
 use super::numbers::Numbers;
 use super::parent::Parent;
@@ -58,6 +59,8 @@ pub struct ChunkedSink {
     pub(super) digests: Arc<File>,
     /// Tells others that it is being written.
     sign: std::sync::Mutex<Option<WritingSign>>,
+    /// That its image is not raw is said once.
+    told_format: std::sync::Once,
 }
 
 /// What is in the store of a backup in the making.
@@ -157,6 +160,7 @@ impl ChunkedSink {
             may_be_full: basis == Basis::Configured,
             state: Mutex::default(),
             sign: std::sync::Mutex::new(Some(sign)),
+            told_format: std::sync::Once::new(),
         })
     }
 
@@ -199,6 +203,7 @@ impl ChunkedSink {
     ) -> Result<()> {
         let sha = self.shared.options.sha_block_size;
         let length = data.len();
+        self.warn_if_not_raw(index, &data);
         let (data, hashed) = blocking(move || {
             let hashed = hash(&data, sha)?;
             Ok((data, hashed))
@@ -269,6 +274,22 @@ impl ChunkedSink {
 
     /// Stores ranges of a chunk as objects of these numbers. Gives for each its entry, and
     /// how much it takes in the store.
+    /// It is kept byte for byte, whatever it is.
+    fn warn_if_not_raw(&self, index: u64, data: &ChunkData) {
+        let Some(format) = (index == 0).then(|| disk_format(data)).flatten() else {
+            return;
+        };
+        self.told_format.call_once(|| {
+            tracing::warn!(
+                "backup {} of volume {}: the image is a {format} file, and is kept as it is, byte \
+                 for byte; but Cinder expects a raw one, and would put the file itself onto a \
+                 volume: convert it first (qemu-img convert -O raw) if Cinder is to restore it",
+                self.name.backup_id,
+                self.name.volume_id
+            );
+        });
+    }
+
     async fn store_runs(
         &self,
         index: u64,

@@ -11,7 +11,7 @@ use super::parent::Parent;
 use crate::config::Incremental;
 use crate::driver::Basis;
 use crate::error::{Error, Kind, Result};
-use crate::store::Claim;
+use crate::store::{Claim, ObjectStore};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -46,12 +46,23 @@ pub struct WritingSign {
 /// Says to other processes that a backup is being deleted, until it is dropped. What is
 /// without its metadata is no garbage meanwhile.
 pub struct DeletingSign {
+    _claims: [Claim; 2],
+}
+
+/// Says to other processes that a finished backup is being changed, until it is dropped:
+/// whoever deletes it meanwhile would see it come back.
+pub struct ChangingSign {
     _claim: Claim,
 }
 
-/// What is claimed by who builds on a backup.
+/// What is claimed by who builds on a backup, or changes it.
 fn child_of(backup_id: &str) -> String {
     format!("{backup_id}.child")
+}
+
+/// What is claimed by who deletes a backup, beside the backup itself.
+fn end_of(backup_id: &str) -> String {
+    format!("{backup_id}.end")
 }
 
 impl WritingSign {
@@ -99,34 +110,54 @@ impl WritingSign {
     }
 }
 
+impl ChangingSign {
+    /// A backup is to be changed, while [`Writing::choose`] is held.
+    ///
+    /// # Errors
+    /// `NotFound` when somebody is deleting it; those of the store.
+    pub async fn begin(store: &dyn ObjectStore, backup_id: &str) -> Result<Self> {
+        let claim = store.claim(&child_of(backup_id)).await?;
+        if store.is_claimed(&end_of(backup_id)).await? {
+            let subject = format!("backup {backup_id}");
+            let reason = "another program is just deleting it";
+            return Err(Error::new(Kind::NotFound, "change", subject, reason));
+        }
+        Ok(Self { _claim: claim })
+    }
+}
+
 impl DeletingSign {
     /// A backup is to be deleted, while [`Writing::delete`] is held.
     ///
     /// # Errors
     /// `Dependents` when one that is being written is built on it; those of the store.
     pub async fn begin(shared: &Shared, backup_id: &str) -> Result<Self> {
-        let refuse = |child: &str| {
-            let reason = format!("{child}, which is being written, is built on it");
+        let refuse = |reason: String| {
             let subject = format!("backup {backup_id}");
-            Error::new(Kind::Dependents, "delete", subject, reason)
-                .advise("wait until that one is finished")
+            let error = Error::new(Kind::Dependents, "delete", subject, reason);
+            Err(error.advise("wait until that is finished"))
         };
         if let Some(child) = shared.writing.child_of(backup_id) {
-            return Err(refuse(&format!("backup {child}")));
+            let reason = format!("backup {child}, which is being written, is built on it");
+            return refuse(reason);
         }
-        let claim = match shared.store.claim(backup_id).await {
-            // Who deletes in a full store makes room. Nobody begins anything there that
-            // would have to see this.
-            Err(e) if matches!(e.kind(), Kind::NoSpace | Kind::Quota) => {
-                tracing::debug!("backup {backup_id} is deleted without a sign: {e}");
-                Claim::default()
-            }
-            other => other?,
-        };
-        if shared.store.is_claimed(&child_of(backup_id)).await? {
-            return Err(refuse("a backup of another program's"));
+        let store = &shared.store;
+        let mut claims = [Claim::default(), Claim::default()];
+        for (claim, name) in claims.iter_mut().zip([backup_id, &end_of(backup_id)]) {
+            *claim = match store.claim(name).await {
+                // Who deletes in a full store makes room. Nobody begins anything there that
+                // would have to see this.
+                Err(e) if matches!(e.kind(), Kind::NoSpace | Kind::Quota) => {
+                    tracing::debug!("backup {backup_id} is deleted without a sign: {e}");
+                    Claim::default()
+                }
+                other => other?,
+            };
         }
-        Ok(Self { _claim: claim })
+        if store.is_claimed(&child_of(backup_id)).await? {
+            return refuse("another program is building on it, or changing it".to_owned());
+        }
+        Ok(Self { _claims: claims })
     }
 }
 

@@ -62,6 +62,7 @@ impl Drop for Sign {
         let Some((file, path)) = self.held.take() else {
             return;
         };
+        let name = path.clone();
         let remove = move || {
             // When somebody else says the same, the file is his. Without success it is left
             // without a lock, which means nothing any more.
@@ -69,7 +70,7 @@ impl Drop for Sign {
         };
         match &self.share {
             // Even to close it may take as long as its server likes.
-            Some(share) => share.leave(remove),
+            Some(share) => share.leave(&name, remove),
             None => remove(),
         }
     }

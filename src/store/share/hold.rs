@@ -1,18 +1,19 @@
 //! One at a time under each name.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 /// The names under which something is being done.
 #[derive(Debug, Default)]
 pub struct Holds {
-    names: Mutex<HashSet<PathBuf>>,
+    /// And by how many.
+    names: Mutex<HashMap<PathBuf, usize>>,
     freed: Notify,
 }
 
-/// A name that nobody else has, until this is dropped.
+/// A name for which others wait until this is dropped.
 #[derive(Debug)]
 pub struct Hold {
     holds: Arc<Holds>,
@@ -24,28 +25,46 @@ impl Holds {
     pub async fn hold(self: &Arc<Self>, name: &Path) -> Hold {
         loop {
             let freed = self.freed.notified();
-            if self.take(name) {
-                return Hold {
-                    holds: Arc::clone(self),
-                    name: name.to_owned(),
-                };
+            if let Some(hold) = self.take(name, false) {
+                return hold;
             }
             freed.await;
         }
     }
 
-    fn take(&self, name: &Path) -> bool {
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        names.insert(name.to_owned())
+    /// Lets those who come later wait, too, and waits for nobody.
+    pub fn join(self: &Arc<Self>, name: &Path) -> Option<Hold> {
+        self.take(name, true)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, usize>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(self: &Arc<Self>, name: &Path, with_others: bool) -> Option<Hold> {
+        let mut names = self.lock();
+        let count = names.entry(name.to_owned()).or_default();
+        if *count > 0 && !with_others {
+            return None;
+        }
+        *count += 1;
+        Some(Hold {
+            holds: Arc::clone(self),
+            name: name.to_owned(),
+        })
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let names = self.holds.names.lock();
-        names
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.name);
+        let mut names = self.holds.lock();
+        if let Some(count) = names.get_mut(&self.name) {
+            *count -= 1;
+            if *count == 0 {
+                names.remove(&self.name);
+            }
+        }
+        drop(names);
         self.holds.freed.notify_waiters();
     }
 }
@@ -63,7 +82,11 @@ mod tests {
         let mut second = tokio::spawn(async move { drop(waiting.hold(Path::new("a")).await) });
         tokio::task::yield_now().await;
         assert!(!second.is_finished());
+        let joined = holds.join(Path::new("a"));
         drop(first);
+        tokio::task::yield_now().await;
+        assert!(!second.is_finished());
+        drop(joined);
         (&mut second).await.unwrap();
     }
 }
