@@ -37,6 +37,15 @@ pub fn mounted_on(folder: &Path) -> Result<Option<Mount>> {
     Ok(mounts()?.into_iter().rfind(on_folder))
 }
 
+/// The path of a mount as the table has it: without links. It is not looked at itself, but
+/// the folders above it are: who served it may be gone.
+pub fn as_listed(folder: &Path) -> PathBuf {
+    match (folder.parent().map(Path::canonicalize), folder.file_name()) {
+        (Some(Ok(parent)), Some(name)) => parent.join(name),
+        _ => folder.to_owned(),
+    }
+}
+
 /// All mounts.
 ///
 /// # Errors

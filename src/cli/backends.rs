@@ -5,6 +5,7 @@ use crate::budget::Budget;
 use crate::config::{self, Config};
 use crate::driver::{self, Backup, BackupDriver, Resources};
 use crate::error::{Error, Kind, Result};
+use crate::mountinfo::as_listed;
 use crate::tree::{self, Backend, file_names, volume_id_of};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,7 +19,7 @@ pub struct Wired {
     pub settings: config::Settings,
     /// The one memory budget.
     pub budget: Arc<Budget>,
-    /// Local folders in which backends keep their objects.
+    /// Folders in which backends keep their objects, as paths without links.
     pub folders: Vec<PathBuf>,
     /// What mount(8) shows as the source.
     pub source: String,
@@ -50,11 +51,11 @@ impl StoreArguments {
         for backend in &config.backends {
             let kind = match &backend.driver {
                 config::Driver::Posix(options) => {
-                    folders.push(options.path.clone());
+                    folders.extend(options.path.canonicalize());
                     "posix"
                 }
                 config::Driver::Share(options) => {
-                    folders.push(options.mount_point.clone());
+                    folders.push(as_listed(&options.mount_point));
                     options.kind.name()
                 }
                 config::Driver::Swift(_) => "swift",

@@ -80,14 +80,11 @@ fn check_folder(dir: &Path, options: &MountArguments, wired: &Wired) -> Result<P
     let folder = dir.canonicalize().map_err(unusable)?;
     let refuse = |reason: &str| Error::new(Kind::Invalid, "mount on", subject(), reason);
     for store in &wired.folders {
-        let Ok(store) = store.canonicalize() else {
-            continue;
-        };
         if store.starts_with(&folder) {
             return Err(refuse(&format!("the store {} lies in it", store.display()))
                 .advise("mount on a folder of its own"));
         }
-        if folder.starts_with(&store) {
+        if folder.starts_with(store) {
             return Err(refuse(&format!("it lies in the store {}", store.display()))
                 .advise("mount on a folder outside the store"));
         }

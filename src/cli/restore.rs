@@ -265,11 +265,8 @@ fn refuse_stores(wired: &Wired, path: &Path) -> Result<()> {
         absolute.parent().unwrap_or(&absolute).canonicalize()
     });
     let Ok(real) = real else { return Ok(()) };
-    let stores = wired
-        .folders
-        .iter()
-        .filter_map(|store| store.canonicalize().ok());
-    match stores.into_iter().find(|store| real.starts_with(store)) {
+    let mut stores = wired.folders.iter();
+    match stores.find(|store| real.starts_with(store)) {
         None => Ok(()),
         Some(store) => {
             let reason = format!("it lies in the store {}", store.display());

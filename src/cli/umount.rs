@@ -3,9 +3,9 @@
 use super::{Failure, usage};
 use crate::error::{Error, Kind};
 use crate::fuse;
-use crate::mountinfo::{Mount, mounts};
+use crate::mountinfo::{Mount, as_listed, mounts};
 use clap::Args;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What the kernel calls our file systems.
 const OURS: &str = "fuse.cinderfs";
@@ -21,12 +21,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let folder = std::path::absolute(&arguments.dir)
         .map_err(|e| Error::io("find", arguments.dir.display().to_string(), &e))?;
-    // A mount whose daemon is gone cannot be asked for its real path, but the folders
-    // above it can.
-    let folder = match (folder.parent().map(Path::canonicalize), folder.file_name()) {
-        (Some(Ok(parent)), Some(name)) if name != ".." => parent.join(name),
-        _ => folder,
-    };
+    let folder = as_listed(&folder);
     let is_ours = |mount: &Mount| mount.kind == OURS && mount.folder == folder;
     if !mounts()?.iter().any(is_ours) {
         let reason = "nothing of cinderfs is mounted there";

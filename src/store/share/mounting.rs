@@ -4,7 +4,7 @@ use super::anchor::Anchor;
 use super::program::{self, Ran};
 use crate::config::{Share, ShareKind};
 use crate::error::{Error, Kind, Result};
-use crate::mountinfo::{Mount, mounted_on};
+use crate::mountinfo::{Mount, as_listed, mounted_on};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -58,7 +58,7 @@ impl Drop for Lease {
 /// # Errors
 /// `Unavailable`, with the words of mount(8) and what to do.
 pub fn bring_up(share: &Share, is_over: &dyn Fn() -> bool) -> Result<(Anchor, Option<Lease>)> {
-    let path = place(share)?;
+    let path = as_listed(&share.mount_point);
     let mut is_ours = false;
     for _ in 0..LOOKS {
         let Some(mount) = mounted_on(&path)? else {
@@ -97,20 +97,6 @@ pub fn bring_up(share: &Share, is_over: &dyn Fn() -> bool) -> Result<(Anchor, Op
 fn unusable(share: &Share, path: &Path, reason: impl std::fmt::Display) -> Error {
     let subject = format!("share {} on {}", share.share, path.display());
     Error::new(Kind::Unavailable, "use", subject, reason)
-}
-
-/// The path of the mount as the kernel's table has it: without links.
-fn place(share: &Share) -> Result<PathBuf> {
-    let path = &share.mount_point;
-    let (Some(base), Some(name)) = (path.parent(), path.file_name()) else {
-        return Ok(path.clone());
-    };
-    match base.canonicalize() {
-        Ok(base) => Ok(base.join(name)),
-        // It will be made.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(path.clone()),
-        Err(e) => Err(unusable(share, path, e)),
-    }
 }
 
 /// Whether that mount is the share.
