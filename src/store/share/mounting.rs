@@ -7,7 +7,6 @@ use crate::error::{Error, Kind, Result};
 use crate::mountinfo::{Mount, as_listed, mounted_on};
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -58,9 +57,10 @@ impl Drop for Lease {
 /// # Errors
 /// `Unavailable`, with the words of mount(8) and what to do.
 pub fn bring_up(share: &Share, is_over: &dyn Fn() -> bool) -> Result<(Anchor, Option<Lease>)> {
-    let path = as_listed(&share.mount_point);
     let mut is_ours = false;
     for _ in 0..LOOKS {
+        // Each time: the folders above may have been made by the last.
+        let path = as_listed(&share.mount_point);
         let Some(mount) = mounted_on(&path)? else {
             mount_patiently(share, &path, is_over)?;
             is_ours = true;
@@ -87,11 +87,8 @@ pub fn bring_up(share: &Share, is_over: &dyn Fn() -> bool) -> Result<(Anchor, Op
             return Ok((anchor, lease));
         }
     }
-    Err(unusable(
-        share,
-        &path,
-        "others mount and unmount there all the time",
-    ))
+    let reason = "others mount and unmount there all the time";
+    Err(unusable(share, &share.mount_point, reason))
 }
 
 fn unusable(share: &Share, path: &Path, reason: impl std::fmt::Display) -> Error {
