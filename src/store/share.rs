@@ -95,26 +95,25 @@ impl State {
     /// Mounts it, or finds it mounted. Blocks.
     fn bring_up(&self) -> Result<Arc<Anchor>> {
         let is_over = || self.ended.load(Ordering::SeqCst);
-        let found = mounting::bring_up(&self.options, &is_over);
-        let found = found.map_err(|e| e.within(&self.options.place));
-        let mut ground = self.ground();
-        match found {
+        // Who waits hears of each attempt.
+        let note = |e: Error| {
+            let e = e.within(&self.options.place);
+            self.ground().failed = Some((Instant::now(), e.clone()));
+            e
+        };
+        let found = mounting::bring_up(&self.options, &is_over, &|e| drop(note(e.clone())));
+        let (anchor, lease) = found.map_err(note)?;
+        if is_over() {
             // What was mounted for nobody goes with its lease.
-            Ok(_) if is_over() => Err(self.silent("the program ends")),
-            Ok((anchor, lease)) => {
-                let anchor = Arc::new(anchor);
-                ground.anchor = Some(Arc::clone(&anchor));
-                // One that was ours is, still: it is found mounted when it is used again.
-                ground.lease = lease.or(ground.lease.take());
-                ground.failed = None;
-                Ok(anchor)
-            }
-            Err(e) => {
-                // One kind for all: it may be mounted yet.
-                ground.failed = Some((Instant::now(), e.clone()));
-                Err(e)
-            }
+            return Err(self.silent("the program ends"));
         }
+        let anchor = Arc::new(anchor);
+        let mut ground = self.ground();
+        ground.anchor = Some(Arc::clone(&anchor));
+        // One that was ours is, still: it is found mounted when it is used again.
+        ground.lease = lease.or(ground.lease.take());
+        ground.failed = None;
+        Ok(anchor)
     }
 
     fn silent(&self, reason: impl std::fmt::Display) -> Error {
@@ -302,7 +301,11 @@ impl Share {
         };
         match tokio::time::timeout(patience, mounting).await {
             Ok(found) => found,
-            Err(_) => Err(self.give_up("it is being mounted, and that takes long")),
+            Err(_) => {
+                let e = self.give_up("it is being mounted, and that takes long");
+                let failed = self.state.ground().failed.clone();
+                Err(failed.map_or(e, |(_, why)| why))
+            }
         }
     }
 

@@ -52,17 +52,21 @@ impl Drop for Lease {
 }
 
 /// Finds the share mounted, or mounts it, and then holds a lease. `is_over`: the program
-/// ends. Blocks.
+/// ends. `note` hears why an attempt has failed that is not the last. Blocks.
 ///
 /// # Errors
 /// `Unavailable`, with the words of mount(8) and what to do.
-pub fn bring_up(share: &Share, is_over: &dyn Fn() -> bool) -> Result<(Anchor, Option<Lease>)> {
+pub fn bring_up(
+    share: &Share,
+    is_over: &dyn Fn() -> bool,
+    note: &dyn Fn(&Error),
+) -> Result<(Anchor, Option<Lease>)> {
     let mut is_ours = false;
     for _ in 0..LOOKS {
         // Each time: the folders above may have been made by the last.
         let path = as_listed(&share.mount_point);
         let Some(mount) = mounted_on(&path)? else {
-            mount_patiently(share, &path, is_over)?;
+            mount_patiently(share, &path, is_over, note)?;
             is_ours = true;
             continue;
         };
@@ -132,7 +136,12 @@ fn plain(kind: ShareKind, share: &str) -> String {
 }
 
 /// Tries as often as the options say.
-fn mount_patiently(share: &Share, path: &Path, is_over: &dyn Fn() -> bool) -> Result<()> {
+fn mount_patiently(
+    share: &Share,
+    path: &Path,
+    is_over: &dyn Fn() -> bool,
+    note: &dyn Fn(&Error),
+) -> Result<()> {
     let mut pause = FIRST_PAUSE;
     let mut attempt = 1;
     loop {
@@ -143,6 +152,7 @@ fn mount_patiently(share: &Share, path: &Path, is_over: &dyn Fn() -> bool) -> Re
         if attempt >= share.attempts || is_over() {
             return Err(e);
         }
+        note(&e);
         attempt += 1;
         std::thread::sleep(pause);
         pause *= 2;
