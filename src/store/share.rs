@@ -101,7 +101,12 @@ impl State {
             self.ground().failed = Some((Instant::now(), e.clone()));
             e
         };
-        let found = mounting::bring_up(&self.options, &is_over, &|e| drop(note(e.clone())));
+        let bring_up = || mounting::bring_up(&self.options, &is_over, &|e| drop(note(e.clone())));
+        let found = bring_up().or_else(|e| match self.end_lease() {
+            // One of ours was there still, and was of no use any more.
+            true => bring_up(),
+            false => Err(e),
+        });
         let (anchor, lease) = found.map_err(note)?;
         if is_over() {
             // What was mounted for nobody goes with its lease.
@@ -114,6 +119,19 @@ impl State {
         ground.lease = lease.or(ground.lease.take());
         ground.failed = None;
         Ok(anchor)
+    }
+
+    /// Unmounts what is mounted by us, unless somebody uses it. Blocks.
+    fn end_lease(&self) -> bool {
+        let Some(lease) = self.ground().lease.take() else {
+            return false;
+        };
+        lease.end();
+        let stands = lease.stands();
+        if stands {
+            self.ground().lease = Some(lease);
+        }
+        !stands
     }
 
     fn silent(&self, reason: impl std::fmt::Display) -> Error {
@@ -191,9 +209,10 @@ impl Share {
                     tracing::debug!("tried again: {e}");
                     tokio::time::sleep(*pause).await;
                 }
-                (Err(e), None) if e.kind() == Kind::Unavailable => {
+                (Err(e), None) if e.kind() == Kind::Unavailable && self.let_go_if_dead().await => {
+                    tracing::info!("mounted anew: {e}");
+                    let outcome = self.attempt(changes, &job).await;
                     self.state.note(&outcome);
-                    self.let_go_if_dead().await;
                     return outcome;
                 }
                 _ => {
@@ -311,29 +330,18 @@ impl Share {
 
     /// A mount that cannot be asked for anything any more, because its client has ended or
     /// its server knows it no longer, does not come back by itself. One of ours is
-    /// unmounted, and mounted when it is used next.
-    async fn let_go_if_dead(&self) {
+    /// unmounted, and mounted when it is used next. Whether that was so.
+    async fn let_go_if_dead(&self) -> bool {
         let state = Arc::clone(&self.state);
         let look = patiently(self.patience(), move |_| {
-            let (anchor, is_ours) = {
-                let ground = state.ground();
-                (ground.anchor.clone(), ground.lease.is_some())
-            };
-            let Some(anchor) = anchor.filter(|anchor| !anchor.answers()) else {
-                return Ok(());
-            };
-            drop(anchor);
-            let lease = {
-                let mut ground = state.ground();
-                ground.anchor = None;
-                ground.lease.take()
-            };
-            if is_ours {
-                drop(lease);
+            let anchor = state.ground().anchor.clone();
+            if anchor.is_none_or(|anchor| anchor.answers()) {
+                return Ok(false);
             }
-            Ok(())
+            state.ground().anchor = None;
+            Ok(state.end_lease())
         });
-        drop(look.await);
+        matches!(look.await, Some(Ok(true)))
     }
 }
 

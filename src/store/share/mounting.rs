@@ -27,10 +27,16 @@ pub struct Lease {
     id: u64,
 }
 
-impl Drop for Lease {
-    fn drop(&mut self) {
+impl Lease {
+    /// Whether it is mounted still.
+    pub fn stands(&self) -> bool {
         let found = mounted_on(&self.path);
-        if !found.is_ok_and(|mount| mount.is_some_and(|mount| mount.id == self.id)) {
+        found.is_ok_and(|mount| mount.is_some_and(|mount| mount.id == self.id))
+    }
+
+    /// Unmounts it, unless somebody uses it. Blocks.
+    pub fn end(&self) {
+        if !self.stands() {
             return;
         }
         let path = self.path.display();
@@ -48,6 +54,12 @@ impl Drop for Lease {
             Ok(Ran { said, .. }) => tracing::warn!("{path} stays mounted: umount(8): {said}"),
             Err(e) => tracing::warn!("{path} stays mounted: umount(8) cannot be run: {e}"),
         }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
