@@ -8,6 +8,7 @@
 
 mod anchor;
 mod hold;
+mod lease;
 mod mounting;
 mod program;
 
@@ -17,7 +18,7 @@ use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::task::{Pulse, patiently};
 use hold::Holds;
-use mounting::Lease;
+use lease::Lease;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

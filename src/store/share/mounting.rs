@@ -1,67 +1,23 @@
 //! Mounts a share where Cinder does, by mount(8), and unmounts it.
 
 use super::anchor::Anchor;
-use super::program::{self, Ran};
+use super::lease::Lease;
+use super::program;
 use crate::config::{Share, ShareKind};
 use crate::error::{Error, Kind, Result};
 use crate::mountinfo::{Mount, as_listed, mounted_on};
 use std::ffi::OsStr;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// The longest that mount(8) may take, whatever the deadline of a request.
 const LONGEST_MOUNT: Duration = Duration::from_secs(30);
-/// The longest that umount(8) may take: the program waits for it when it ends.
-const LONGEST_UNMOUNT: Duration = Duration::from_secs(10);
 /// The time before the second attempt; each further one is twice as late, as Cinder's.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// How often it is looked again what is mounted there, when that changes all the time.
 const LOOKS: u32 = 4;
 const FSTAB: &str = "/etc/fstab";
-
-/// A mount of ours. It is unmounted when this is dropped, unless somebody uses it.
-#[derive(Debug)]
-pub struct Lease {
-    path: PathBuf,
-    id: u64,
-}
-
-impl Lease {
-    /// Whether it is mounted still.
-    pub fn stands(&self) -> bool {
-        let found = mounted_on(&self.path);
-        found.is_ok_and(|mount| mount.is_some_and(|mount| mount.id == self.id))
-    }
-
-    /// Unmounts it, unless somebody uses it. Blocks.
-    pub fn end(&self) {
-        if !self.stands() {
-            return;
-        }
-        let path = self.path.display();
-        let ran = program::run("umount", &[self.path.as_os_str()], LONGEST_UNMOUNT, || {
-            false
-        });
-        match ran {
-            Ok(Ran {
-                status: Some(status),
-                ..
-            }) if status.success() => tracing::info!("unmounted {path}"),
-            Ok(Ran { said, .. }) if said.contains("busy") => {
-                tracing::info!("{path} stays mounted: somebody uses it");
-            }
-            Ok(Ran { said, .. }) => tracing::warn!("{path} stays mounted: umount(8): {said}"),
-            Err(e) => tracing::warn!("{path} stays mounted: umount(8) cannot be run: {e}"),
-        }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
 
 /// Finds the share mounted, or mounts it, and then holds a lease. `is_over`: the program
 /// ends. `note` hears why an attempt has failed that is not the last. Blocks.
@@ -90,10 +46,7 @@ pub fn bring_up(
             }
             continue;
         }
-        let lease = is_ours.then(|| Lease {
-            path: path.clone(),
-            id: mount.id,
-        });
+        let lease = is_ours.then(|| Lease::of(&mount));
         check(share, &path, &mount)?;
         let anchor = Anchor::at(&path, &mount.device, &mount.options).map_err(|e| {
             let advice = format!("if that stays so, unmount it: umount -l {}", path.display());
