@@ -14,6 +14,8 @@ pub mod golden;
 pub mod judge;
 #[allow(dead_code, reason = "each test uses a part of it")]
 pub mod library;
+#[allow(dead_code, reason = "each test uses a part of it")]
+pub mod machine;
 #[allow(
     dead_code,
     unused_imports,
@@ -21,6 +23,8 @@ pub mod library;
     reason = "each test uses a part of it"
 )]
 pub mod mount;
+#[allow(dead_code, reason = "each test uses a part of it")]
+pub mod nfs;
 #[allow(dead_code, reason = "each test uses a part of it")]
 pub mod programs;
 #[allow(dead_code, reason = "each test uses a part of it")]

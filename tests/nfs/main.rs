@@ -1,0 +1,13 @@
+//! The kernel's client of NFS, real servers, and what happens when those are gone. It runs in
+//! a virtual machine, for the kernel of this one may have no client.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod servers;
+
+use std::time::Duration;
+
+#[test]
+fn in_a_virtual_machine() {
+    common::machine::run_ignored("", Duration::from_secs(300));
+}
