@@ -129,7 +129,8 @@ impl Nfs {
         self.go_on();
     }
 
-    /// Lets it stand still, as a machine that cannot be reached: clients wait.
+    /// Lets it stand still, while its machine goes on: what is sent to it arrives, and
+    /// clients of version 4 wait for ever, even with `soft`.
     pub fn pause(&self) {
         assert_eq!(self.kind, Kind::Ganesha, "a kernel cannot stop itself");
         kill(pid_of("ganesha.nfsd").unwrap(), libc::SIGSTOP);
@@ -137,6 +138,16 @@ impl Nfs {
 
     pub fn resume(&self) {
         kill(pid_of("ganesha.nfsd").unwrap(), libc::SIGCONT);
+    }
+
+    /// Takes the network away: what anybody sends is lost, and nobody is told.
+    pub fn cut_off(&self) {
+        let script = "tc qdisc add dev lo root netem loss 100%";
+        run(&mut shell::<&str>(script, &[]));
+    }
+
+    pub fn reconnect(&self) {
+        run(&mut shell::<&str>("tc qdisc del dev lo root", &[]));
     }
 
     fn start_kernel(&self) {
@@ -167,13 +178,14 @@ impl Nfs {
         let _ = write!(
             text,
             "NFS_CORE_PARAM {{ Protocols = 3,4; Bind_addr = 127.0.0.1; Enable_RQUOTA = false;\n\
-               Enable_NLM = false;               mount_path_pseudo = true; fsid_device = true; }}\n\
+               Enable_NLM = false; mount_path_pseudo = true; fsid_device = true; }}\n\
              NFSv4 {{ Lease_Lifetime = 10; Graceless = true; Only_Numeric_Owners = true;\n\
                RecoveryBackend = fs; RecoveryRoot = {recovery}; }}\n\
              NFS_KRB5 {{ Active_krb5 = false; }}\n\
              LOG {{ Default_Log_Level = EVENT; }}\n\
              EXPORT {{ Export_Id = {number}; Path = {export}; Pseudo = /export; Protocols = 3,4;\n\
-               Access_Type = RW; Squash = {squash}; Sectype = sys; PrivilegedPort = false;\n\
+               Access_Type = RW; Squash = {squash}; Anonymous_uid = 65534;\n\
+               Anonymous_gid = 65534; Sectype = sys; PrivilegedPort = false;\n\
                Transports = TCP; FSAL {{ Name = VFS; }} }}\n",
             recovery = recovery.display(),
             export = export.display(),
@@ -201,6 +213,9 @@ impl Drop for Nfs {
             let log = fs::read_to_string(self.path("ganesha.log")).unwrap_or_default();
             eprintln!("{log}");
         }
+        // Perhaps it is cut off.
+        let reconnect = "tc qdisc del dev lo root 2>/dev/null; true";
+        run(&mut shell::<&str>(reconnect, &[]));
         self.stop();
     }
 }

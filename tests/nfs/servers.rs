@@ -101,14 +101,29 @@ fn that_stop_fail_soft_readers_and_hold_hard_ones() {
 
 #[test]
 #[ignore = "runs in a virtual machine"]
-fn that_stand_still_fail_soft_readers() {
+fn that_stand_still_fail_soft_readers_of_version_3() {
     let nfs = Nfs::start(Kind::Ganesha);
-    let soft = nfs.mount("soft,timeo=10,retrans=1");
+    let soft = nfs.mount("vers=3,nolock,soft,timeo=10,retrans=1");
     fs::write(nfs.export().join("f"), b"data").unwrap();
     nfs.pause();
-    assert_ne!(errno(fs::read(soft.path("f"))), 0);
+    assert_eq!(errno(fs::read(soft.path("f"))), libc::EIO);
     nfs.resume();
     wait_for("clients find it", || fs::read(soft.path("f")).is_ok());
+}
+
+#[test]
+#[ignore = "runs in a virtual machine"]
+fn that_are_cut_off_fail_soft_readers() {
+    for kind in KINDS {
+        let nfs = Nfs::start(kind);
+        let soft = nfs.mount("vers=4,minorversion=2,soft,timeo=10,retrans=1");
+        fs::write(nfs.export().join("f"), b"data").unwrap();
+        nfs.cut_off();
+        let read = errno(fs::read(soft.path("f")));
+        assert!(read == libc::EIO || read == libc::ETIMEDOUT, "{read}");
+        nfs.reconnect();
+        wait_for("clients find it", || fs::read(soft.path("f")).is_ok());
+    }
 }
 
 #[test]
