@@ -107,7 +107,8 @@ impl PosixStore {
                 blocking(move || job(&footing)).await
             }
             Place::Share(share) => {
-                let on = move |anchor: &_, pulse: &_| job(&Footing::remote(anchor, pulse));
+                let root = self.root.clone();
+                let on = move |anchor: &_, pulse: &_| job(&Footing::remote(anchor, &root, pulse));
                 share.run(path, on).await
             }
         }
@@ -159,11 +160,11 @@ impl PosixStore {
 
     /// Whether nobody uses a staged file or a sign. One that cannot be looked at is somebody
     /// else's.
-    fn is_left(&self, container: &str, name: &str) -> bool {
+    fn is_left(&self, footing: &Footing, container: &str, name: &str) -> bool {
         let Ok(path) = self.file(container, name) else {
             return false;
         };
-        lock::is_marked(&path).map_or_else(
+        lock::is_marked(&footing.real(&path)).map_or_else(
             |e| {
                 tracing::warn!("cannot tell whether {} is in use: {e}", path.display());
                 false
@@ -214,10 +215,10 @@ impl ObjectStore for PosixStore {
     async fn containers(&self, prefix: &str) -> Result<Vec<String>> {
         let (store, prefix) = (self.clone(), prefix.to_owned());
         self.run(move |footing| {
-            let (root, prefix) = (&store.root, prefix.as_bytes());
+            let (root, prefix) = (footing.real(&store.root), prefix.as_bytes());
             let mut walked = Walked::default();
-            walk(footing, root, "", DEEPEST_CONTAINER, prefix, &mut walked)
-                .map_err(|e| Error::io("list", root.display().to_string(), &e))?;
+            walk(footing, &root, "", DEEPEST_CONTAINER, prefix, &mut walked)
+                .map_err(|e| Error::io("list", store.root.display().to_string(), &e))?;
             let Walked {
                 mut found,
                 mut hidden,
@@ -238,7 +239,7 @@ impl ObjectStore for PosixStore {
     async fn list(&self, container: &str, prefix: &str) -> Result<Vec<Entry>> {
         let (folder, prefix) = (self.folder(container)?, prefix.to_owned());
         self.run(move |footing| {
-            list_folder(footing, &folder, &prefix)
+            list_folder(footing, &footing.real(&folder), &prefix)
                 .map_err(|e| Error::io("list", folder.display().to_string(), &e))
         })
         .await
@@ -252,7 +253,7 @@ impl ObjectStore for PosixStore {
     async fn read(&self, container: &str, name: &str, range: Range<u64>) -> Result<Bytes> {
         let path = self.file(container, name)?;
         self.run(move |footing| {
-            read_range(footing, &path, &range)
+            read_range(footing, &footing.real(&path), &range)
                 .map_err(|e| Error::io("read object", path.display().to_string(), &e))
         })
         .await
@@ -263,8 +264,8 @@ impl ObjectStore for PosixStore {
         self.run(move |footing| {
             path.parent()
                 .iter()
-                .for_each(|folder| footing.freshen(folder));
-            read_range(footing, &path, &range)
+                .for_each(|folder| footing.freshen(&footing.real(folder)));
+            read_range(footing, &footing.real(&path), &range)
                 .map_err(|e| Error::io("read object", path.display().to_string(), &e))
         })
         .await
@@ -287,7 +288,7 @@ impl ObjectStore for PosixStore {
                 .ancestors()
                 .take_while(|folder| folder.starts_with(&root))
             {
-                sync_folder(folder)
+                sync_folder(&footing.real(folder))
                     .and_then(|()| footing.step())
                     .map_err(|e| Error::io("sync", folder.display().to_string(), &e))?;
             }
@@ -299,10 +300,11 @@ impl ObjectStore for PosixStore {
     async fn delete(&self, container: &str, name: &str) -> Result<()> {
         let path = self.file(container, name)?;
         let may_be_in_use = name.starts_with(STAGE_PREFIX) || name.starts_with(LOCK_PREFIX);
-        self.change(Some(&path.clone()), move |_| {
+        self.change(Some(&path.clone()), move |footing| {
+            let real = footing.real(&path);
             let removed = match may_be_in_use {
-                true => lock::remove_unmarked(&path),
-                false => fs::remove_file(&path),
+                true => lock::remove_unmarked(&real),
+                false => fs::remove_file(&real),
             };
             removed.map_err(|e| Error::io("delete object", path.display().to_string(), &e))
         })
@@ -311,7 +313,7 @@ impl ObjectStore for PosixStore {
 
     async fn remove_container(&self, container: &str) -> Result<()> {
         let folder = self.folder(container)?;
-        self.run(move |_| match fs::remove_dir(&folder) {
+        self.run(move |footing| match fs::remove_dir(footing.real(&folder)) {
             Err(e)
                 if !matches!(
                     e.raw_os_error(),
@@ -327,9 +329,10 @@ impl ObjectStore for PosixStore {
 
     async fn check_writable(&self) -> Result<()> {
         let root = self.root.clone();
-        self.run(move |_| {
+        self.run(move |footing| {
             use rustix::fs::Access;
-            let access = rustix::fs::access(&root, Access::WRITE_OK | Access::EXEC_OK);
+            let access =
+                rustix::fs::access(footing.real(&root), Access::WRITE_OK | Access::EXEC_OK);
             access.map_err(|e| Error::io("write to", root.display().to_string(), &e.into()))
         })
         .await
@@ -353,8 +356,9 @@ impl ObjectStore for PosixStore {
         let (root, path) = (self.root.clone(), self.sign_of(backup_id)?);
         // One of ours that has just been dropped is gone first.
         self.change(Some(&path.clone()), move |footing| {
-            footing.freshen(&root);
-            lock::is_marked(&path).map_err(|e| Error::io("look at", path.display().to_string(), &e))
+            footing.freshen(&footing.real(&root));
+            lock::is_marked(&footing.real(&path))
+                .map_err(|e| Error::io("look at", path.display().to_string(), &e))
         })
         .await
     }
@@ -368,11 +372,11 @@ impl ObjectStore for PosixStore {
         }
         let store = self.clone();
         self.run(move |footing| {
-            let signs = list_folder(footing, &store.root, LOCK_PREFIX)
+            let signs = list_folder(footing, &footing.real(&store.root), LOCK_PREFIX)
                 .map_err(|e| Error::io("list", store.root.display().to_string(), &e))?;
             let signs = signs.into_iter().map(|entry| (ROOT.to_owned(), entry));
             let mut left: Vec<_> = found.iter().cloned().chain(signs).collect();
-            left.retain(|(container, entry)| store.is_left(container, &entry.name));
+            left.retain(|(container, entry)| store.is_left(footing, container, &entry.name));
             Ok(left)
         })
         .await
@@ -384,8 +388,8 @@ impl ObjectStore for PosixStore {
 
     async fn space(&self) -> Result<Option<Space>> {
         let root = self.root.clone();
-        self.run(move |_| {
-            let stat = rustix::fs::statvfs(&root)
+        self.run(move |footing| {
+            let stat = rustix::fs::statvfs(footing.real(&root))
                 .map_err(|e| Error::io("ask the size of", root.display().to_string(), &e.into()))?;
             Ok(Some(Space {
                 total: stat.f_blocks.saturating_mul(stat.f_frsize),

@@ -118,14 +118,15 @@ pub fn list_folder(footing: &Footing, folder: &Path, prefix: &str) -> io::Result
 /// # Errors
 /// `Corrupt` when it is no plain file; those of the file system.
 pub fn stat(footing: &Footing, path: &Path) -> Result<Stat> {
+    let real = footing.real(path);
     // Its name and then itself: either may be remembered from before.
-    path.parent()
+    real.parent()
         .iter()
         .for_each(|folder| footing.freshen(folder));
-    footing.freshen(path);
+    footing.freshen(&real);
     let subject = || path.display().to_string();
     let metadata =
-        fs::symlink_metadata(path).map_err(|e| Error::io("find object", subject(), &e))?;
+        fs::symlink_metadata(&real).map_err(|e| Error::io("find object", subject(), &e))?;
     if !metadata.is_file() {
         return Err(Error::corrupt("find object", subject(), "not a plain file"));
     }

@@ -5,7 +5,7 @@ use crate::task::Pulse;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What one request stands on.
@@ -13,7 +13,15 @@ use std::sync::Arc;
 pub struct Footing {
     owner: Owner,
     pulse: Pulse,
-    anchor: Option<Arc<Anchor>>,
+    on: Option<On>,
+}
+
+/// The share.
+#[derive(Debug, Clone)]
+struct On {
+    anchor: Arc<Anchor>,
+    /// Where its users see it.
+    shown: PathBuf,
 }
 
 /// Who new files and folders are given to. What root makes belongs to root, and Cinder,
@@ -33,22 +41,38 @@ impl Footing {
         Self {
             owner: Owner::of_store((folder.uid(), folder.gid())),
             pulse: Pulse::endless(),
-            anchor: None,
+            on: None,
         }
     }
 
-    /// On a share that is mounted.
-    pub fn remote(anchor: &Arc<Anchor>, pulse: &Pulse) -> Self {
+    /// On a share that is mounted on `shown`.
+    pub fn remote(anchor: &Arc<Anchor>, shown: &Path, pulse: &Pulse) -> Self {
         Self {
             owner: Owner::of_store(anchor.owner),
             pulse: pulse.clone(),
-            anchor: Some(Arc::clone(anchor)),
+            on: Some(On {
+                anchor: Arc::clone(anchor),
+                shown: shown.to_owned(),
+            }),
+        }
+    }
+
+    /// The path by which the file of that path is to be used: on a share, one that leads
+    /// there even when the mount is taken away meanwhile. Good for as long as this lives.
+    pub fn real(&self, path: &Path) -> PathBuf {
+        match &self.on {
+            Some(On { anchor, shown }) => match path.strip_prefix(shown) {
+                Ok(below) => anchor.inside(below),
+                Err(_) => path.to_owned(),
+            },
+            None => path.to_owned(),
         }
     }
 
     /// Whether others see the locks that are held here.
     pub fn has_shared_locks(&self) -> bool {
-        !self.anchor.as_ref().is_some_and(|a| a.has_local_locks)
+        let on = self.on.as_ref();
+        !on.is_some_and(|on| on.anchor.has_local_locks)
     }
 
     /// A step was made, or one is next that cannot be taken back.
@@ -62,12 +86,12 @@ impl Footing {
     /// Whether what is written must reach the disk piece by piece: one long wait for all
     /// of it would look like a server that is gone.
     pub fn is_remote(&self) -> bool {
-        self.anchor.is_some()
+        self.on.is_some()
     }
 
     /// Sees to it that what others have done in `folder` shows.
     pub fn freshen(&self, folder: &Path) {
-        if self.anchor.is_some() {
+        if self.on.is_some() {
             share::freshen(folder);
         }
     }
@@ -90,17 +114,5 @@ impl Footing {
             }
             _ => e,
         })
-    }
-
-    /// Whether the folder of the store still is that of the share.
-    ///
-    /// # Errors
-    /// When it is not; those of the file system.
-    pub fn still_holds(&self) -> io::Result<()> {
-        let holds = self.anchor.as_ref().map_or(Ok(true), |a| a.holds())?;
-        match holds {
-            true => Ok(()),
-            false => Err(io::Error::other("the share was unmounted meanwhile")),
-        }
     }
 }

@@ -16,8 +16,8 @@ pub const LOCK_PREFIX: &str = ".cinderfs-lock-";
 
 /// Says that a backup is being written. The file goes with the last one who says so.
 pub struct Sign {
-    /// Until it is dropped.
-    held: Option<(File, PathBuf)>,
+    /// Until it is dropped. The path is good for as long as the footing is there.
+    held: Option<(File, PathBuf, Footing)>,
     share: Option<Arc<Share>>,
 }
 
@@ -27,7 +27,7 @@ impl Sign {
     /// # Errors
     /// Those of the file system.
     pub fn make(store: &PosixStore, footing: &Footing, path: &Path) -> io::Result<Option<Self>> {
-        footing.still_holds()?;
+        let path = &footing.real(path);
         for _ in 0..TRIES {
             let file = OpenOptions::new()
                 .read(true)
@@ -49,7 +49,7 @@ impl Sign {
             }
             footing.give(path)?;
             return Ok(Some(Self {
-                held: Some((file, path.to_owned())),
+                held: Some((file, path.to_owned(), footing.clone())),
                 share: store.share().cloned(),
             }));
         }
@@ -59,7 +59,7 @@ impl Sign {
 
 impl Drop for Sign {
     fn drop(&mut self) {
-        let Some((file, path)) = self.held.take() else {
+        let Some((file, path, footing)) = self.held.take() else {
             return;
         };
         let name = path.clone();
@@ -67,6 +67,7 @@ impl Drop for Sign {
             // When somebody else says the same, the file is his. Without success it is left
             // without a lock, which means nothing any more.
             let _ = lock::remove(&file, &path);
+            drop(footing);
         };
         match &self.share {
             // Even to close it may take as long as its server likes.

@@ -27,9 +27,10 @@ pub fn write_object(
     path: &Path,
     body: &Body,
 ) -> io::Result<()> {
+    let (root, path) = (footing.real(&store.root), &footing.real(path));
     let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let make = || {
-        make_folder(footing, &store.root, folder)?;
+        make_folder(footing, &root, folder)?;
         stage(store, footing, folder)
     };
     let (mut file, staged) = match make() {
@@ -37,9 +38,7 @@ pub fn write_object(
         Err(e) if e.kind() == io::ErrorKind::NotFound => make()?,
         other => other?,
     };
-    let written = footing
-        .still_holds()
-        .and_then(|()| write_staged(footing, &mut file, body))
+    let written = write_staged(footing, &mut file, body)
         .and_then(|()| footing.give(&staged))
         .and_then(|()| file.sync_all())
         .and_then(|()| footing.step())

@@ -3,7 +3,7 @@
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Statx, StatxFlags, statx};
 use rustix::io::Errno;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -13,7 +13,8 @@ use tokio::sync::Semaphore;
 const THREADS: usize = 16;
 
 /// A mount that was found to be the right one. While this lives, nobody can unmount it
-/// but by force or lazily.
+/// but by force or lazily; and if somebody does, what is done by the paths that it gives is
+/// done on the share all the same, and never in the bare folder.
 #[derive(Debug)]
 pub struct Anchor {
     path: PathBuf,
@@ -40,8 +41,8 @@ fn look(path: &Path) -> Result<Statx, Errno> {
 /// Lets the kernel ask the server for a folder or a file, however well it remembers it:
 /// what others have done there since shows afterwards.
 pub fn freshen(path: &Path) {
-    // A failure shows again in what is done next.
-    let flags = AtFlags::STATX_FORCE_SYNC | AtFlags::SYMLINK_NOFOLLOW;
+    // A failure shows again in what is done next. The folder of the share is a link here.
+    let flags = AtFlags::STATX_FORCE_SYNC;
     let _ = statx(CWD, path, flags, StatxFlags::BASIC_STATS);
 }
 
@@ -74,6 +75,12 @@ impl Anchor {
             has_local_locks: options.split(',').any(is_local),
             threads: Arc::new(Semaphore::new(THREADS)),
         }))
+    }
+
+    /// The path of what lies at `below` in the share, for as long as this lives.
+    pub fn inside(&self, below: &Path) -> PathBuf {
+        let root = format!("/proc/self/fd/{}/.", self.root.as_raw_fd());
+        Path::new(&root).join(below)
     }
 
     /// Whether the folder still is that of the share, and not the bare one below it. Blocks.
