@@ -20,6 +20,7 @@ mod umount;
 mod verify;
 
 use crate::error::{Error, Kind, Result};
+use crate::task::settle;
 use clap::{Args, Parser, Subcommand};
 use std::ops::Deref;
 use std::path::PathBuf;
@@ -36,6 +37,9 @@ const EXIT_USAGE: u8 = 2;
 const MOST_BLOCKING: usize = 2048;
 /// How long tasks may take to end with the program.
 const LAST_TASKS: Duration = Duration::from_secs(5);
+/// The same for calls that should not be interrupted: longer than clients of GlusterFS
+/// wait for a silent server unless they are told otherwise (42 s).
+const LAST_LOCKS: Duration = Duration::from_secs(60);
 
 /// OpenStack Cinder's volume backups as files.
 #[derive(Debug, Parser)]
@@ -202,6 +206,10 @@ impl Drop for Threads {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_timeout(LAST_TASKS);
+            if !settle(Duration::ZERO) {
+                tracing::warn!("waiting for a file server that holds a lock");
+                settle(LAST_LOCKS);
+            }
         }
     }
 }

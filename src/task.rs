@@ -1,8 +1,10 @@
 //! Work that blocks or computes, moved off the threads that answer requests.
 
 mod patience;
+mod undisturbed;
 
 pub use patience::{Pulse, patiently};
+pub use undisturbed::{settle, undisturbed};
 
 use crate::error::{Error, Kind, Result};
 use std::ops::{Deref, DerefMut};

@@ -5,6 +5,7 @@
 //! exclusive one. A file is removed only under that lock, and who has just made one looks
 //! whether it is still there once it is locked: so nobody relies on a file without a name.
 
+use crate::task::undisturbed;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions};
@@ -51,7 +52,9 @@ fn judge(result: Result<(), Errno>) -> io::Result<Tried> {
 }
 
 fn attempt(file: &File, operation: FlockOperation) -> io::Result<Tried> {
-    judge(rustix::io::retry_on_intr(|| flock(file, operation)))
+    judge(undisturbed(|| {
+        rustix::io::retry_on_intr(|| flock(file, operation))
+    }))
 }
 
 /// Whether `path` still is the name of `file`.
