@@ -8,16 +8,20 @@ use super::{Failure, StoreArguments, Threads, log, usage};
 use crate::driver::BackupDriver;
 use crate::error::{Error, Kind, Result};
 use crate::fuse::{self, MountOptions, Mounted};
+use crate::tree::Tree;
 use clap::Args;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 /// How often it is looked whether somebody else has unmounted.
 const LOOK: Duration = Duration::from_millis(200);
 /// How long a backend may take to answer before it is said that it does not.
 const FIRST_LOOK: Duration = Duration::from_secs(3);
+/// How long the threads of the mount may take to end when it is gone. They do not, if
+/// somebody has a file open there still.
+const LAST_USERS: Duration = Duration::from_secs(2);
 
 /// Arguments of the command.
 #[derive(Debug, Args)]
@@ -137,9 +141,23 @@ fn serve(wired: Wired, folder: &Path, options: &MountArguments) -> Result<()> {
     let unmounted = mounted.unmount();
     runtime.block_on(tree.finish());
     drop(runtime);
-    drop(tree);
+    let_go(tree);
     tracing::info!("ended");
     done.and(unmounted)
+}
+
+/// Drops the tree, and with it what the backends have mounted: here, and not on a thread of
+/// the mount that is about to end, for the program ends after this.
+fn let_go(mut tree: Arc<Tree>) {
+    let start = Instant::now();
+    while let Err(shared) = Arc::try_unwrap(tree) {
+        if start.elapsed() > LAST_USERS {
+            tracing::debug!("a thread of the mount has not ended");
+            return;
+        }
+        tree = shared;
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Says which backends cannot be used now, while somebody may be listening. They are shown
