@@ -4,9 +4,10 @@
 use super::mount::kill;
 use super::programs::{command, run, wait_for};
 use super::server::{Origin, Program, Server};
-use super::share::Mounted;
-use std::path::PathBuf;
+use super::share::{FileServer, Mounted, NewShare};
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const GLUSTERFS: Program = Program {
     name: "glusterfs",
@@ -16,13 +17,17 @@ const GLUSTERFS: Program = Program {
 /// A GlusterFS. `tests/services/glusterfs/serve.py` tells what it has.
 pub struct Gluster {
     pub server: Server,
+    /// How many of its folders for tests are taken.
+    shares: AtomicUsize,
 }
 
 impl Gluster {
     /// None when it is not installed, or we are not root, and `--quick` leaves it out.
     pub fn start() -> Option<Self> {
-        let server = Server::start(GLUSTERFS, Vec::new())?;
-        Some(Self { server })
+        Some(Self {
+            server: Server::start(GLUSTERFS, Vec::new())?,
+            shares: AtomicUsize::new(0),
+        })
     }
 
     /// The one that all tests of this program share. Its brick is not theirs to stop.
@@ -96,6 +101,49 @@ impl Gluster {
         let mut all: Vec<&str> = cli.iter().map(|word| word.as_str().unwrap()).collect();
         all.extend(words);
         run(&mut command(all[0], &all[1..]));
+    }
+}
+
+impl FileServer for Gluster {
+    fn kind(&self) -> &'static str {
+        "glusterfs"
+    }
+
+    fn new_share(&self) -> NewShare {
+        let number = self.shares.fetch_add(1, Ordering::Relaxed);
+        let name = format!("test{number}");
+        // Not in the brick: GlusterFS would know nothing of it.
+        let mounted = self.mount();
+        std::fs::create_dir(mounted.path(&name)).unwrap();
+        mounted.unmount().unwrap();
+        NewShare {
+            folder: self.brick().join(&name),
+            name: format!("{}/{name}", self.share()),
+        }
+    }
+
+    fn lines(&self, share: &str, base: &Path) -> String {
+        format!(
+            "backup_driver = cinder.backup.drivers.glusterfs.GlusterfsBackupDriver\n\
+             glusterfs_backup_share = {share}\nglusterfs_backup_mount_point = {}\n",
+            base.display()
+        )
+    }
+
+    fn stop(&self) {
+        self.kill_brick();
+    }
+
+    fn go_on(&self) {
+        self.heal();
+    }
+
+    fn pause(&self) {
+        self.pause_brick();
+    }
+
+    fn resume(&self) {
+        self.resume_brick();
     }
 }
 

@@ -1,4 +1,4 @@
-//! A share of a file server, mounted by hand in a folder of its own.
+//! File servers, and shares of theirs mounted by hand in a folder of their own.
 
 use super::mount::{detach, is_mounted, kill};
 use super::programs::{command, output};
@@ -6,6 +6,38 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// A server of files that is real, and that a test may harm.
+pub trait FileServer: Sync {
+    /// The type for mount(8), which also is the name of the driver.
+    fn kind(&self) -> &'static str;
+
+    /// A folder that nobody else has.
+    fn new_share(&self) -> NewShare;
+
+    /// The lines of Cinder's that name the driver, a share, and where shares are mounted.
+    fn lines(&self, share: &str, base: &Path) -> String;
+
+    /// Ends what serves the files, as a machine that is gone.
+    fn stop(&self);
+
+    /// Starts it again. Whoever has mounted a share finds it within seconds.
+    fn go_on(&self);
+
+    /// Lets it stand still: who asks it waits.
+    fn pause(&self);
+
+    fn resume(&self);
+}
+
+/// A share that a server has made.
+#[derive(Debug, Clone)]
+pub struct NewShare {
+    /// As mount(8) takes it.
+    pub name: String,
+    /// The folder in which the server keeps what is in it, to be looked at only.
+    pub folder: PathBuf,
+}
 
 /// A mount, until it is dropped. Its server may be gone by then.
 pub struct Mounted {
@@ -62,11 +94,19 @@ impl Drop for Mounted {
             // It would flush what it has, and wait for the server, for ever perhaps.
             let mut umount = command("timeout", &["-k", "1", "10", "umount"].map(OsStr::new));
             let _ = umount.arg(&self.folder).output();
-            detach(&self.folder);
-            end_client_of(&self.folder);
+            forget(&self.folder);
         }
         let _ = fs::remove_dir(&self.folder);
     }
+}
+
+/// Takes a mount of a share away, whatever its server does, and what its client keeps.
+pub fn forget(folder: &Path) {
+    detach(folder);
+    end_client_of(folder);
+    let name = folder.display().to_string().replace('/', "-");
+    let name = name.trim_start_matches('-');
+    let _ = fs::remove_file(format!("/var/log/glusterfs/{name}.log"));
 }
 
 /// Ends the process that serves a mount of GlusterFS, which a server that does not answer
