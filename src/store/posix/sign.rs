@@ -16,9 +16,16 @@ pub const LOCK_PREFIX: &str = ".cinderfs-lock-";
 
 /// Says that a backup is being written. The file goes with the last one who says so.
 pub struct Sign {
-    /// Until it is dropped. The path is good for as long as the footing is there.
-    held: Option<(File, PathBuf, Footing)>,
+    /// Until it is dropped.
+    held: Option<Held>,
     share: Option<Arc<Share>>,
+}
+
+struct Held {
+    file: File,
+    /// The path of the store.
+    shown: PathBuf,
+    footing: Footing,
 }
 
 impl Sign {
@@ -26,8 +33,8 @@ impl Sign {
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn make(store: &PosixStore, footing: &Footing, path: &Path) -> io::Result<Option<Self>> {
-        let path = &footing.real(path);
+    pub fn make(store: &PosixStore, footing: &Footing, shown: &Path) -> io::Result<Option<Self>> {
+        let path = &footing.real(shown);
         for _ in 0..TRIES {
             let file = OpenOptions::new()
                 .read(true)
@@ -49,7 +56,11 @@ impl Sign {
             }
             footing.give(path)?;
             return Ok(Some(Self {
-                held: Some((file, path.to_owned(), footing.clone())),
+                held: Some(Held {
+                    file,
+                    shown: shown.to_owned(),
+                    footing: footing.clone(),
+                }),
                 share: store.share().cloned(),
             }));
         }
@@ -59,15 +70,14 @@ impl Sign {
 
 impl Drop for Sign {
     fn drop(&mut self) {
-        let Some((file, path, footing)) = self.held.take() else {
+        let Some(held) = self.held.take() else {
             return;
         };
-        let name = path.clone();
+        let name = held.shown.clone();
         let remove = move || {
             // When somebody else says the same, the file is his. Without success it is left
             // without a lock, which means nothing any more.
-            let _ = lock::remove(&file, &path);
-            drop(footing);
+            let _ = lock::remove(&held.file, &held.footing.real(&held.shown));
         };
         match &self.share {
             // Even to close it may take as long as its server likes.

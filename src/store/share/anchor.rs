@@ -41,8 +41,8 @@ fn look(path: &Path) -> Result<Statx, Errno> {
 /// Lets the kernel ask the server for a folder or a file, however well it remembers it:
 /// what others have done there since shows afterwards.
 pub fn freshen(path: &Path) {
-    // A failure shows again in what is done next. The folder of the share is a link here.
-    let flags = AtFlags::STATX_FORCE_SYNC;
+    // A failure shows again in what is done next.
+    let flags = AtFlags::STATX_FORCE_SYNC | AtFlags::SYMLINK_NOFOLLOW;
     let _ = statx(CWD, path, flags, StatxFlags::BASIC_STATS);
 }
 
