@@ -9,5 +9,5 @@ use std::time::Duration;
 
 #[test]
 fn in_a_virtual_machine() {
-    common::machine::run_ignored("", Duration::from_secs(300));
+    common::machine::run_ignored("", Duration::from_secs(900));
 }
