@@ -1,5 +1,6 @@
 //! The servers are as other tests take them to be.
 
+use super::common::glusterfs::Gluster;
 use super::common::mount::{errno, wait_for};
 use super::common::nfs::{Kind, Nfs, Options};
 use std::fs;
@@ -145,4 +146,13 @@ fn that_forget_make_what_is_open_stale() {
         let again = nfs.mount(version);
         assert_eq!(fs::read(again.path("f")).unwrap(), b"data");
     }
+}
+
+#[test]
+#[ignore = "runs in a virtual machine"]
+fn are_beside_a_glusterfs() {
+    let gluster = Gluster::start().unwrap();
+    let mounted = gluster.mount();
+    fs::write(mounted.path("f"), b"data").unwrap();
+    assert_eq!(fs::read(gluster.brick().join("f")).unwrap(), b"data");
 }
