@@ -122,6 +122,10 @@ impl FileServer for Gluster {
         }
     }
 
+    fn no_share(&self) -> String {
+        format!("{}:/none", self.server.said("address"))
+    }
+
     fn lines(&self, share: &str, base: &Path) -> String {
         format!(
             "backup_driver = cinder.backup.drivers.glusterfs.GlusterfsBackupDriver\n\

@@ -15,6 +15,9 @@ pub trait FileServer: Sync {
     /// A folder that nobody else has.
     fn new_share(&self) -> NewShare;
 
+    /// The name of a share that there is not.
+    fn no_share(&self) -> String;
+
     /// The lines of Cinder's that name the driver, a share, and where shares are mounted.
     fn lines(&self, share: &str, base: &Path) -> String;
 

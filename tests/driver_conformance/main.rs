@@ -20,6 +20,7 @@ use cinderfs::store::fault::{Call, FaultStore};
 use cinderfs::store::memory::MemoryStore;
 use cinderfs::store::posix::PosixStore;
 use common::library::{MIB, Rooms, options};
+use common::mount::{Backend, Lab};
 use common::swift::Swift;
 use incremental::content as incremental_content;
 use incremental::parents as incremental_parents;
@@ -56,6 +57,7 @@ pub struct Place {
     /// Whether containers go with what was in them.
     pub removes_containers: bool,
     _folder: Option<tempfile::TempDir>,
+    _lab: Option<Lab>,
 }
 
 impl Place {
@@ -68,6 +70,7 @@ impl Place {
             tells_others: true,
             removes_containers: true,
             _folder: None,
+            _lab: None,
         }
     }
 
@@ -91,6 +94,16 @@ impl Place {
             tells_others: false,
             removes_containers: false,
             ..Self::over(store, Layout::Swift)
+        })
+    }
+
+    /// A share of its own. None when `--quick` leaves it out.
+    fn glusterfs() -> Option<Self> {
+        let lab = Lab::on(Backend::GlusterFs, "")?;
+        let place = Self::over(lab.store_on_share(), Layout::Posix);
+        Some(Self {
+            _lab: Some(lab),
+            ..place
         })
     }
 
@@ -219,6 +232,7 @@ every_driver! {
     swift_layout_in_memory: Some(Place::memory(Layout::Swift));
     posix: Some(Place::posix());
     swift: Place::swift();
+    glusterfs: Place::glusterfs();
 }
 
 every_near_driver! {

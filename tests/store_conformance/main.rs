@@ -13,6 +13,7 @@ use cinderfs::store::swift::SwiftStore;
 use cinderfs::store::{Body, ObjectStore, Page, Select, read_whole, stream};
 use common::cinder::{get, put};
 use common::library::Dice;
+use common::mount::{Backend, Lab};
 use common::swift::Swift;
 use pages::{gives_no_page_of_nothing, gives_pages, gives_pages_that_are_folded};
 use std::collections::BTreeSet;
@@ -87,16 +88,24 @@ every_store! {
     memory: Some((MemoryStore::new(), ()));
     posix: Some(posix_store());
     swift: swift_store();
+    glusterfs: glusterfs_store();
 }
 
 every_store_with_claims! {
     memory: Some((MemoryStore::new(), ()));
     posix: Some(posix_store());
+    glusterfs: glusterfs_store();
 }
 
 /// An account of its own. None when `--quick` leaves it out.
 fn swift_store() -> Option<(SwiftStore, ())> {
     Some((Swift::shared()?.account().store(), ()))
+}
+
+/// A share of its own. None when `--quick` leaves it out.
+fn glusterfs_store() -> Option<(PosixStore, Lab)> {
+    let lab = Lab::on(Backend::GlusterFs, "")?;
+    Some((lab.store_on_share(), lab))
 }
 
 fn posix_store() -> (PosixStore, tempfile::TempDir) {

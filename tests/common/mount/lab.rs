@@ -7,7 +7,9 @@ use super::super::share::{self, FileServer, NewShare};
 use super::super::swift::{Account, Swift};
 use super::*;
 
+use cinderfs::config::{self, Config};
 use cinderfs::format::{Layout, to_hex};
+use cinderfs::store::posix::PosixStore;
 use md5::{Digest, Md5};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -132,6 +134,15 @@ impl Lab {
     pub fn share(&self) -> &NewShare {
         match &self.ground {
             Ground::Share(share) => share,
+            other => panic!("{other:?} is no share"),
+        }
+    }
+
+    /// The share as a store of the library's, which mounts it by itself.
+    pub fn store_on_share(&self) -> PosixStore {
+        let config = Config::load(&self.config()).unwrap();
+        match &config.backends[0].driver {
+            config::Driver::Share(options) => PosixStore::on_share(options),
             other => panic!("{other:?} is no share"),
         }
     }

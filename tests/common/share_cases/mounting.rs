@@ -105,68 +105,58 @@ pub fn what_others_use_stays_mounted(server: &dyn FileServer) {
     check_whole(&lab);
 }
 
-/// mount(8) is heard, other backends work meanwhile, and the share is used as soon as it
-/// can be.
-pub fn a_share_that_cannot_be_mounted_yet(server: &dyn FileServer) {
-    let inner = server.new_share();
+/// mount(8) is heard by whoever asks, and other backends work meanwhile.
+pub fn a_share_that_cannot_be_mounted(server: &dyn FileServer) {
     let share = NewShare {
-        name: format!("{}/later", inner.name),
-        folder: inner.folder.join("later"),
+        name: server.no_share(),
+        ..server.new_share()
     };
     let lab = Lab::on_that_share(server, &share, "");
+    let point = lab.mount_point();
     // What it says differs from kind to kind, so it is asked.
     let by_hand = lab.path("by-hand");
     fs::create_dir(&by_hand).unwrap();
-    // A client of GlusterFS may say that it has mounted before it finds that it has not.
-    let mut words = String::new();
-    wait_for("mount(8) fails by hand", || {
-        let mut mount = command("mount", &["-t", server.kind(), &share.name]);
-        let output = output(mount.arg(&by_hand));
-        forget(&by_hand);
-        words = String::from_utf8_lossy(&output.stderr).into_owned();
-        !output.status.success()
-    });
-    let said = words.lines().next().unwrap().to_owned();
-    let said = said.replace(
-        by_hand.to_str().unwrap(),
-        lab.mount_point().to_str().unwrap(),
-    );
+    let mut mount = command("mount", &["-t", server.kind(), &share.name]);
+    let (_, words) = fail(mount.arg(&by_hand));
+    forget(&by_hand);
+    let said = words.lines().next().unwrap().trim();
+    let said = said.replace(by_hand.to_str().unwrap(), point.to_str().unwrap());
 
-    let mut words = String::new();
-    wait_for("the command says what mount(8) says", || {
-        let (code, stderr) = fail(&mut ls(&lab));
-        assert_eq!(code, 1);
-        words = stderr;
-        words.contains(said.trim())
-    });
+    let (code, words) = fail(&mut ls(&lab));
+    assert_eq!(code, 1);
+    assert!(words.contains(&said), "{words}: {said}");
     assert!(words.contains(&share.name), "{words}");
     with_local(&lab, "");
     let mount = lab.mount();
     assert_eq!(names(mount.root()), [lab.backend(), "local"]);
-    wait_for("the status says what mount(8) says", || {
-        let _ = output(&mut command("ls", &[mount.path(lab.backend())]));
-        let (state, why) = status(&mount, lab.backend());
-        assert_eq!(state, "unavailable");
-        why.contains(said.trim())
-    });
+    let (state, why) = status(&mount, lab.backend());
+    assert_eq!(state, "unavailable");
+    assert!(why.contains(&said), "{why}: {said}");
     assert_eq!(status(&mount, "local").0, "available");
     check_local(&mount, "meanwhile");
-    wait_for("the log says so", || lab.log().contains(said.trim()));
-    let folder = mount.path(lab.backend());
-    let volume = folder.join(VOLUME);
-    assert_eio(
-        match output(&mut command("ls", &[&folder])) {
-            output if output.status.success() => Ok(()),
-            output => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-        },
-        "listing what is not there",
-    );
-    assert_eq!(names(&lab.mount_point()), [""; 0]);
+    wait_for("the log says so", || lab.log().contains(&said));
+    let listing = output(&mut command("ls", &[mount.path(lab.backend())]));
+    let words = String::from_utf8_lossy(&listing.stderr);
+    assert!(words.contains("Input/output error"), "{words}");
+    assert_eq!(names(&point), [""; 0]);
+    assert_eq!(mount.unmount(), 0);
+}
 
-    // As soon as it is there.
-    let outer = mounted(server, &lab, &inner);
-    fs::create_dir(outer.join("later")).unwrap();
-    umount(&outer);
+/// It is used as soon as it can be.
+pub fn a_share_that_can_be_mounted_later(server: &dyn FileServer) {
+    let outer = server.new_share();
+    let share = NewShare {
+        name: format!("{}/later", outer.name),
+        folder: outer.folder.join("later"),
+    };
+    let lab = Lab::on_that_share(server, &share, "");
+    let mount = lab.mount();
+    assert_eq!(status(&mount, lab.backend()).0, "unavailable");
+    let folder = lab.path("outer");
+    mount_by_hand(server.kind(), &outer.name, &folder);
+    fs::create_dir(folder.join("later")).unwrap();
+    umount(&folder);
+    let volume = mount.path(lab.backend()).join(VOLUME);
     wait_for("it is used", || fs::create_dir(&volume).is_ok());
     let data = noise(4, MIB);
     let source = lab.source("source", &data);
@@ -176,13 +166,7 @@ pub fn a_share_that_cannot_be_mounted_yet(server: &dyn FileServer) {
     assert!(files_in(&lab.store()) > 2);
     assert_eq!(mount.unmount(), 0);
     assert!(!is_mounted(&lab.mount_point()));
-}
-
-/// Mounts a share in a folder of a laboratory.
-fn mounted(server: &dyn FileServer, lab: &Lab, share: &NewShare) -> PathBuf {
-    let folder = lab.path("outer");
-    mount_by_hand(server.kind(), &share.name, &folder);
-    folder
+    assert_eq!(names(&lab.mount_point()), [""; 0]);
 }
 
 /// A server that is gone does not keep the mount from starting.
