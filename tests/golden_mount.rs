@@ -2,9 +2,11 @@
 
 mod common;
 
-use common::golden::{Golden, Tree, sha256};
+use common::glusterfs::Gluster;
+use common::golden::{Golden, Tree, copy_tree, sha256};
 use common::library::Dice;
 use common::mount::{Lab, names, run, xattr};
+use common::share::Mounted;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -123,6 +125,20 @@ fn posix_backups_in_little_memory() {
 fn nfs_backups() {
     let lab = Lab::over(&Tree::Nfs.path());
     check_tree(Tree::Nfs, lab.mount().root(), "posix");
+}
+
+/// The same in a share that we mount.
+#[test]
+fn backups_on_glusterfs() {
+    let Some(gluster) = Gluster::shared() else {
+        return;
+    };
+    let lab = Lab::on_share(gluster, "");
+    let by_hand = Mounted::new("glusterfs", &lab.share().name, "");
+    copy_tree(&Tree::Nfs.path(), by_hand.root());
+    by_hand.unmount().unwrap();
+    check_tree(Tree::Nfs, lab.mount().root(), "glusterfs");
+    check_verify(&lab, Tree::Nfs);
 }
 
 /// Those of real Swifts, new ones and such as the first Cinders wrote.

@@ -1,8 +1,9 @@
 //! One store, with Cinder on one side and mounts on the other. Both have the same
 //! configuration file.
 
+use crate::common::glusterfs::Gluster;
 use crate::common::judge::{Judge, Row};
-use crate::common::mount::{Lab, Mount, command, names, run, wait_for};
+use crate::common::mount::{Backend, Lab, Mount, command, names, run, wait_for};
 use crate::common::swift::{Account, Cloud, Swift};
 use serde_json::Value;
 use std::fs;
@@ -54,6 +55,8 @@ pub enum To {
 pub enum Ground {
     /// A folder.
     Posix,
+    /// A share of GlusterFS's that no other test has. Cinder mounts it, or we do.
+    GlusterFs,
     /// An account of Swift's that no other test has.
     Swift(Account),
 }
@@ -69,9 +72,14 @@ impl Ground {
         Some(Self::Swift(Cloud::shared()?.keystone.project()))
     }
 
+    /// None when `--quick` leaves servers out.
+    pub fn glusterfs() -> Option<Self> {
+        Gluster::shared().map(|_| Self::GlusterFs)
+    }
+
     fn options(&self, format: Format) -> String {
         let (object_size, more) = match self {
-            Self::Posix => ("backup_file_size", ""),
+            Self::Posix | Self::GlusterFs => ("backup_file_size", ""),
             // Users of Cinder's choose containers as they like.
             Self::Swift(_) => (
                 "backup_swift_object_size",
@@ -90,6 +98,7 @@ pub fn lab(ground: &Ground, format: Format) -> Lab {
     let options = ground.options(format);
     match ground {
         Ground::Posix => Lab::with(&options),
+        Ground::GlusterFs => Lab::on(Backend::GlusterFs, &options).unwrap(),
         Ground::Swift(account) => Lab::on_swift(account, &options),
     }
 }
@@ -223,7 +232,7 @@ impl<'a> Case<'a> {
     pub fn stored(&self) -> Vec<Object> {
         let mut found = Vec::new();
         match self.ground {
-            Ground::Posix => {
+            Ground::Posix | Ground::GlusterFs => {
                 let store = self.lab.store();
                 for path in files(&store) {
                     let folder = path.parent().unwrap().strip_prefix(&store).unwrap();
@@ -262,7 +271,9 @@ impl<'a> Case<'a> {
         assert_eq!(found.len(), 1);
         let Object { container, name } = &found[0];
         let bytes = match self.ground {
-            Ground::Posix => fs::read(self.lab.store().join(container).join(name)).unwrap(),
+            Ground::Posix | Ground::GlusterFs => {
+                fs::read(self.lab.store().join(container).join(name)).unwrap()
+            }
             Ground::Swift(account) => account.client().get(container, name),
         };
         serde_json::from_slice(&bytes).unwrap()

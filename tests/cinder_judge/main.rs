@@ -7,6 +7,7 @@ mod common;
 mod building;
 mod case;
 mod deleting;
+mod glusterfs;
 mod image;
 mod reading;
 mod recovering;

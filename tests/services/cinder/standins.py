@@ -10,6 +10,7 @@ from cinder import rpc
 from cinder.common import constants
 from cinder.db import api as db
 from cinder.volume import volume_utils
+from os_brick import privileged
 
 
 class Scheduler:
@@ -121,6 +122,9 @@ class Call:
 
 def install(manager):
     """Puts the stand-ins into place. Gives that of the volumes."""
+    # What os-brick does as root, as to mount a share, it does in this process, which is
+    # root's then: there is no rootwrap to start another one.
+    privileged.default.set_client_mode(False)
     volumes = Volumes(manager)
     services = {
         constants.BACKUP_TOPIC: manager,
