@@ -115,13 +115,13 @@ impl Drop for Server {
 }
 
 impl Program {
-    fn folder(self) -> PathBuf {
+    pub fn folder(self) -> PathBuf {
         let services = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/services");
         services.join(self.name)
     }
 
     /// The Python that has it.
-    fn python(self) -> Option<PathBuf> {
+    pub fn python(self) -> Option<PathBuf> {
         let Self { name, version } = self;
         let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/services");
         let folder = target.join(format!("{name}-{version}"));
