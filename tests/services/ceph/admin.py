@@ -26,9 +26,14 @@ class Admin:
     """A connection as client.admin."""
 
     def __init__(self, conf):
-        options = {'rados_mon_op_timeout': str(PATIENCE), 'rados_osd_op_timeout': str(PATIENCE)}
-        self.cluster = rados.Rados(conffile=conf, name='client.admin', conf=options)
-        self.cluster.connect(timeout=PATIENCE)
+        self.conf = conf
+        self.cluster = self.connect(PATIENCE)
+
+    def connect(self, patience):
+        options = {'rados_mon_op_timeout': str(patience), 'rados_osd_op_timeout': str(patience)}
+        cluster = rados.Rados(conffile=self.conf, name='client.admin', conf=options)
+        cluster.connect(timeout=patience)
+        return cluster
 
     def ask(self, **command):
         code, out, said = self.cluster.mon_command(json.dumps(command), b'')
@@ -47,9 +52,9 @@ class Admin:
                  yes_i_really_mean_it=True)
         self.ask(prefix='osd pool application enable', pool=name, app='rbd')
 
-    def answers(self, name):
+    def answers(self, cluster, name):
         """Waits until the placement groups of a pool are there."""
-        ioctx = self.cluster.open_ioctx(name)
+        ioctx = cluster.open_ioctx(name)
         # Each name is in one group; so many are in all of the eight.
         for number in range(32):
             ioctx.write_full('check.%d' % number, b'x')
@@ -58,7 +63,7 @@ class Admin:
 
     def pool(self, name):
         self.make_pool(name)
-        self.answers(name)
+        self.answers(self.cluster, name)
 
     def remove_pool(self, name):
         self.ask(prefix='osd pool delete', pool=name, pool2=name,
@@ -75,8 +80,16 @@ class Admin:
             if time.monotonic() > end:
                 sys.exit('no object store daemon is up')
             time.sleep(0.02)
-        for name in self.cluster.list_pools():
-            self.answers(name)
+        while True:
+            try:
+                # An old connection may ask the daemon that is gone, and then waits for long.
+                cluster = self.connect(1)
+                for name in cluster.list_pools():
+                    self.answers(cluster, name)
+                return
+            except rados.Error:
+                if time.monotonic() > end:
+                    raise
 
     def quota(self, name, most):
         self.ask(prefix='osd pool set-quota', pool=name, field='max_bytes', val=most)
