@@ -3,8 +3,8 @@
 //!
 //! `ini` reads the syntax (oslo.config's), `options` lists the names and defaults,
 //! `scope` finds the value of an option and says where it stands, `value` turns text
-//! into numbers, paths and names, `drivers` builds the options of each driver, `swift` those
-//! of that one, `environment` looks variables up, `assembly` puts it all together, `place`
+//! into numbers, paths and names, `drivers` builds the options of each driver, `swift` and
+//! `ceph` those of these two, `environment` looks variables up, `assembly` puts it all together, `place`
 //! knows what holds without a file.
 //!
 //! Every mistake of the user ends in one error that names the file with the line, the
@@ -14,6 +14,7 @@
 //! folder exists and may be written to is for its driver to say.
 
 mod assembly;
+mod ceph;
 mod drivers;
 mod environment;
 mod ini;
@@ -30,6 +31,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::Result;
+pub use ceph::{Ceph, Striping};
 use environment::Environment;
 use ini::Document;
 pub use swift::{Containers, Credential, Domain, Endpoint, Identity, Login, Named, Swift, Trust};
@@ -104,6 +106,8 @@ pub enum Driver {
     Posix(Posix),
     /// A Swift object store.
     Swift(Box<Swift>),
+    /// A pool of a Ceph cluster.
+    Ceph(Box<Ceph>),
 }
 
 /// Options of the driver `posix`.

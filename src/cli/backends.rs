@@ -54,6 +54,7 @@ impl StoreArguments {
                     "posix"
                 }
                 config::Driver::Swift(_) => "swift",
+                config::Driver::Ceph(_) => "ceph",
             };
             backends.push(Backend {
                 name: backend.name.clone(),

@@ -1,5 +1,6 @@
 //! The promises of the configuration, from the text of a file to options or one error.
 
+mod ceph;
 mod limits;
 mod swift;
 mod swift_login;

@@ -139,6 +139,12 @@ impl Pool {
         &self.conf
     }
 
+    /// What a backend's section says of it.
+    pub fn lines(&self) -> String {
+        let conf = self.conf.display();
+        format!("backup_ceph_conf = {conf}\nbackup_ceph_pool = {}\n", self.name)
+    }
+
     /// As Cinder's user, rbd(8) with these arguments; names of images need no pool.
     pub fn rbd_command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
         self.client("rbd", arguments)

@@ -2,6 +2,7 @@
 //! run against it. Whatever a test does, nothing stays mounted.
 
 pub use super::calls::*;
+use super::ceph::Pool;
 use super::golden::Tree;
 pub use super::programs::*;
 use super::swift::{Account, Swift};
@@ -104,6 +105,17 @@ impl Lab {
             account.lines()
         );
         lab.account = Some(account.clone());
+        lab.configure(options);
+        lab
+    }
+
+    /// The same in a pool of Ceph's; the backend is named `ceph`.
+    pub fn on_ceph(pool: &Pool, options: &str) -> Self {
+        let mut lab = Self::empty("ceph");
+        lab.lines = format!(
+            "backup_driver = cinder.backup.drivers.ceph.CephBackupDriver\n{}",
+            pool.lines()
+        );
         lab.configure(options);
         lab
     }
