@@ -59,6 +59,12 @@ impl Ceph {
         self.server.said("conf").into()
     }
 
+    /// Where a Python of another program finds the modules of Ceph.
+    pub fn modules(&self) -> PathBuf {
+        let folder = CEPH.python().unwrap();
+        folder.parent().unwrap().parent().unwrap().join("modules")
+    }
+
     /// A new pool.
     pub fn pool(&self) -> Pool {
         let number = 1 + self.pools.fetch_add(1, Ordering::Relaxed);
