@@ -6,9 +6,10 @@ use super::server::{Program, Server};
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
+use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -37,6 +38,17 @@ pub enum Part {
 pub struct Pool {
     conf: PathBuf,
     pub name: String,
+}
+
+/// A program that has an image open for writing.
+pub struct Holder(Child);
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // It ends with its input.
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
 }
 
 impl Ceph {
@@ -78,10 +90,7 @@ impl Ceph {
 
     /// What `tests/services/ceph/admin.py` does. Gives what it prints.
     pub fn admin(&self, arguments: &[&str]) -> String {
-        let program = CEPH.folder().join("admin.py");
-        let mut all = vec![program.as_os_str(), self.server.said("conf").as_ref()];
-        all.extend(arguments.iter().map(OsStr::new));
-        run(&mut command(CEPH.python().unwrap(), &all))
+        run(&mut admin(&self.conf(), arguments))
     }
 
     /// Makes a user with these capabilities, and a configuration file that finds its key.
@@ -130,6 +139,13 @@ impl Ceph {
     }
 }
 
+fn admin(conf: &Path, arguments: &[&str]) -> Command {
+    let program = CEPH.folder().join("admin.py");
+    let mut all = vec![program.as_os_str(), conf.as_os_str()];
+    all.extend(arguments.iter().map(OsStr::new));
+    command(CEPH.python().unwrap(), &all)
+}
+
 impl Part {
     fn name(self) -> &'static str {
         match self {
@@ -148,7 +164,10 @@ impl Pool {
     /// What a backend's section says of it.
     pub fn lines(&self) -> String {
         let conf = self.conf.display();
-        format!("backup_ceph_conf = {conf}\nbackup_ceph_pool = {}\n", self.name)
+        format!(
+            "backup_ceph_conf = {conf}\nbackup_ceph_pool = {}\n",
+            self.name
+        )
     }
 
     /// As Cinder's user, rbd(8) with these arguments; names of images need no pool.
@@ -169,6 +188,40 @@ impl Pool {
     /// The names of all images.
     pub fn images(&self) -> Vec<String> {
         self.rbd(&["ls"]).lines().map(str::to_owned).collect()
+    }
+
+    /// Writes into an image.
+    pub fn write(&self, image: &str, offset: u64, data: &[u8]) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, data).unwrap();
+        let (offset, path) = (offset.to_string(), file.path().to_str().unwrap());
+        let arguments = ["write", &self.name, image, &offset, path];
+        run(&mut admin(&self.conf, &arguments));
+    }
+
+    /// Makes a part of an image zero.
+    pub fn discard(&self, image: &str, range: &Range<u64>) {
+        let (offset, length) = (
+            range.start.to_string(),
+            (range.end - range.start).to_string(),
+        );
+        let arguments = ["discard", &self.name, image, &offset, &length];
+        run(&mut admin(&self.conf, &arguments));
+    }
+
+    /// Has an image open for writing, until the child is dropped.
+    pub fn hold(&self, image: &str) -> Holder {
+        let mut command = admin(&self.conf, &["hold", &self.name, image]);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let output = child.stdout.as_mut().unwrap();
+        BufReader::new(output).read_line(&mut line).unwrap();
+        assert_eq!(line, "open\n");
+        Holder(child)
     }
 
     fn client<S: AsRef<OsStr>>(&self, program: &str, arguments: &[S]) -> Command {

@@ -9,6 +9,9 @@
     remove-pool NAME        removes one, with all that is in it
     quota NAME BYTES        lets a pool hold so much and no more; 0 for any amount
     user NAME MON OSD       makes a user with these capabilities, and prints the key
+    write POOL IMAGE OFFSET FILE        writes a file into an image
+    discard POOL IMAGE OFFSET LENGTH    makes a part of an image zero
+    hold POOL IMAGE         has an image open for writing until standard input ends; says when
 
 Every command ends, at the latest after a minute.
 """
@@ -18,6 +21,7 @@ import sys
 import time
 
 import rados
+import rbd
 
 PATIENCE = 60
 
@@ -98,6 +102,23 @@ class Admin:
         out = self.ask(prefix='auth get-or-create', entity='client.' + name,
                        caps=['mon', mon, 'osd', osd], format='json')
         print(json.loads(out)[0]['key'])
+
+
+    def image(self, pool, image):
+        return rbd.Image(self.cluster.open_ioctx(pool), image)
+
+    def write(self, pool, image, offset, file):
+        with self.image(pool, image) as opened, open(file, 'rb') as data:
+            opened.write(data.read(), int(offset))
+
+    def discard(self, pool, image, offset, length):
+        with self.image(pool, image) as opened:
+            opened.discard(int(offset), int(length))
+
+    def hold(self, pool, image):
+        with self.image(pool, image):
+            print('open', flush=True)
+            sys.stdin.read()
 
 
 def main():
