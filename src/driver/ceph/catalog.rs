@@ -140,14 +140,7 @@ impl Catalog {
         let is_short = listed.is_some() && self.lock_trouble().is_some();
         let asked = async {
             let pool = self.session.pool().await?;
-            let answer = ask(&pool, self.session.deadline()).await;
-            if answer
-                .as_ref()
-                .is_err_and(|e| e.kind() == Kind::Unavailable)
-            {
-                self.session.forget(&pool).await;
-            }
-            answer
+            ask(&pool, self.session.deadline()).await
         };
         let answer = if is_short {
             let deadline = Deadline::after(SHORT);
@@ -159,6 +152,9 @@ impl Catalog {
         };
         let passes = |e: &Error| matches!(e.kind(), Kind::Unavailable | Kind::TimedOut);
         let trouble = answer.as_ref().err().filter(|e| passes(e)).cloned();
+        if trouble.is_some() {
+            self.session.suspect();
+        }
         let was_well = std::mem::replace(&mut *self.lock_trouble(), trouble.clone()).is_none();
         match (answer, trouble) {
             (Err(_), Some(e)) if listed.is_some() => {

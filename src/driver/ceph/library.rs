@@ -161,7 +161,36 @@ pub(super) fn library() -> Result<&'static Library> {
         rados: Rados::load()?,
         rbd: Rbd::load()?,
     };
+    end_without_destructors();
     Ok(LOADED.get_or_init(|| library))
+}
+
+/// When the program ends, threads of the libraries may be at work, and their destructors,
+/// which run then, would take away what these use: the program would be aborted. Nothing of
+/// what is left to do matters to anybody by then.
+fn end_without_destructors() {
+    unsafe extern "C" fn end(status: c_int, _: *mut c_void) {
+        // SAFETY: ends the program, at once.
+        unsafe { libc::_exit(status) }
+    }
+    // Where there is another C library, none of Ceph's can be loaded.
+    #[cfg(target_env = "gnu")]
+    {
+        unsafe extern "C" {
+            /// on_exit(3): what is registered last, as this is after the libraries were
+            /// loaded, runs first.
+            fn on_exit(
+                function: unsafe extern "C" fn(c_int, *mut c_void),
+                argument: *mut c_void,
+            ) -> c_int;
+        }
+        // SAFETY: the function is static, and uses no argument.
+        if unsafe { on_exit(end, std::ptr::null_mut()) } != 0 {
+            tracing::debug!("the end of the program may be an untidy one");
+        }
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = end;
 }
 
 fn open(file: &str, package: &str) -> Result<&'static libloading::Library> {

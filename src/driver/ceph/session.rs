@@ -7,6 +7,7 @@ use super::threads::Threads;
 use crate::error::Result;
 use crate::task::Queue;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// The library counts for itself; so much later we do not wait for it any more.
@@ -19,6 +20,7 @@ pub struct Session {
     pool: String,
     pub(super) threads: Threads,
     current: Queue<Option<Arc<Pool>>>,
+    is_suspect: AtomicBool,
 }
 
 impl Session {
@@ -29,6 +31,7 @@ impl Session {
             pool: pool.to_owned(),
             threads: Threads::default(),
             current: Queue::default(),
+            is_suspect: AtomicBool::new(false),
         }
     }
 
@@ -48,6 +51,9 @@ impl Session {
     /// Those of connecting to its cluster, and of opening it.
     pub async fn pool(&self) -> Result<Arc<Pool>> {
         let mut current = self.current.turn().await?;
+        if self.is_suspect.swap(false, Ordering::Relaxed) {
+            *current = None;
+        }
         if let Some(pool) = &*current {
             return Ok(Arc::clone(pool));
         }
@@ -66,11 +72,9 @@ impl Session {
         self.threads.run(OP, &subject, deadline, connect).await
     }
 
-    /// That connection is of no use any more: the next one who needs one makes a new one.
-    pub async fn forget(&self, pool: &Arc<Pool>) {
-        let mut current = self.current.value().await;
-        if current.as_ref().is_some_and(|now| Arc::ptr_eq(now, pool)) {
-            *current = None;
-        }
+    /// Something did not work, and perhaps the connection is to blame: one to a daemon that
+    /// is gone may take long to find that out. The next one who needs one makes a new one.
+    pub fn suspect(&self) {
+        self.is_suspect.store(true, Ordering::Relaxed);
     }
 }

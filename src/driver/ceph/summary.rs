@@ -127,6 +127,7 @@ fn backups(name: &BaseName, pool: &str, seen: &Seen) -> Vec<Found> {
         let backup = Backup {
             size: seen.size,
             created_at: seen.created_at.and_then(Timestamp::from_system),
+            generation: generation(&place(None)),
             ..bare(name, &head_id(name, seen), pool, &image, &seen.notes)
         };
         return vec![Found {
@@ -156,6 +157,7 @@ fn backups(name: &BaseName, pool: &str, seen: &Seen) -> Vec<Found> {
                 .clone()
                 .or(before.map(|before| before.id.clone())),
             depth: u32::try_from(found.len()).unwrap_or(u32::MAX),
+            generation: generation(&place(Some(snap.clone()))),
             fault: (several > 1).then(|| ambiguous(id, &image, several)),
             ..bare
         };
@@ -228,6 +230,14 @@ fn ambiguous(id: &str, image: &str, count: u32) -> Error {
     let reason = format!("it has {count} snapshots in the image {image}, where it may have one");
     Error::new(Kind::Corrupt, "read", format!("backup {id}"), reason)
         .advise("see `rbd snap ls` for them, and remove what is not the backup")
+}
+
+/// Another one for every image and snapshot that ever was a backup of the same id.
+fn generation(place: &Place) -> u64 {
+    let key = key_of("", 0, place).to_le_bytes();
+    key.first_chunk::<8>()
+        .copied()
+        .map_or(0, u64::from_le_bytes)
 }
 
 /// What tells the content of a backup from that of every other one.
