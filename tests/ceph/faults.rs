@@ -75,7 +75,7 @@ fn clusters_that_do_not_let_us_in() {
         assert!(!complaint.contains(wrong_key));
         assert_eq!(names(&mount.path("other")), [""; 0]);
         fs::create_dir(mount.path("other/v")).unwrap();
-        assert_eq!(names(&mount.root().to_owned()), ["ceph", "other"]);
+        assert_eq!(names(mount.root()), ["ceph", "other"]);
         let (_, stderr) = fail(&mut lab.cinderfs(&[
             "ls".as_ref(),
             "--config".as_ref(),
