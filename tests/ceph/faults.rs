@@ -2,7 +2,9 @@
 //! the deadline, other backends untouched, and all is well again when the cluster is.
 
 use crate::common::ceph::{Ceph, Part, Pool};
-use crate::common::mount::{Lab, command, errno, fail, kill, names, output, run, wait_for};
+use crate::common::mount::{
+    CINDERFS, Lab, command, errno, fail, is_root_for, kill, names, output, run, wait_for,
+};
 use crate::model::{MIB, Model, VOLUME, backup, check_equal, drop_caches, shown, snap, status};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -233,4 +235,40 @@ fn an_object_store_that_dies_in_mid_restore() {
         restored.as_os_str(),
     ]));
     run(&mut command("cmp", &[&restored, &file]));
+}
+
+/// The program needs the libraries for backends of this driver alone, and says where they
+/// come from.
+#[test]
+fn machines_without_the_libraries() {
+    if !is_root_for("hiding a library") {
+        return;
+    }
+    let needed = run(&mut command("ldd", &[CINDERFS]));
+    assert!(
+        !needed.contains("rados") && !needed.contains("rbd"),
+        "{needed}"
+    );
+    let lab = Lab::with("");
+    let ceph = "[ceph]\nbackup_driver = ceph\nbackup_ceph_conf = /nonexistent\n";
+    lab.configure(ceph);
+    for library in ["librados.so.2", "librbd.so.1"] {
+        // Nobody else sees what is hidden; where there is none, nothing need be.
+        let script = r#"ldconfig -p | sed -n "s/.*$1.* => //p" | sort -u | while read -r file; do
+                mount --bind /dev/null "$file" || exit 9
+            done
+            HOME=$4 "$2" ls --config "$3" "$5""#;
+        let ls = |backend: &str| {
+            let (config, home) = (lab.config(), lab.path("home"));
+            let mut unshare = command("unshare", &["--mount", "bash", "-c", script, "bash"]);
+            unshare.args([library, CINDERFS]).args([config, home]);
+            unshare.arg(backend);
+            unshare
+        };
+        let (_, said) = fail(&mut ls("ceph"));
+        let package = library.replace(".so.", "");
+        assert!(said.contains("install the package that has it"), "{said}");
+        assert!(said.contains(&package), "{said}");
+        run(&mut ls("posix"));
+    }
 }
