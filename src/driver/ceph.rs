@@ -14,6 +14,7 @@ mod content;
 mod failure;
 mod image;
 mod library;
+mod object;
 mod session;
 mod summary;
 mod threads;

@@ -3,7 +3,7 @@
 //! threads.
 //!
 //! The types are those of `rados/librados.h` and `rbd/librbd.h`. All that calls them is in
-//! this module's neighbours [`super::cluster`], [`super::image`] and [`super::completion`],
+//! this module's neighbours [`super::cluster`], [`super::object`], [`super::image`] and [`super::completion`],
 //! which wrap them so that nobody else needs `unsafe`.
 
 use crate::error::{Error, Kind, Result};
