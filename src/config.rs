@@ -3,8 +3,9 @@
 //!
 //! `ini` reads the syntax (oslo.config's), `options` lists the names and defaults,
 //! `scope` finds the value of an option and says where it stands, `value` turns text
-//! into numbers, paths and names, `drivers` builds the options of each driver, `share` and
-//! `swift` those of these, `environment` looks variables up, `assembly` puts it all together, `place`
+//! into numbers, paths and names, `drivers` builds the options of each driver, `share`,
+//! `swift` and `ceph` those of these, `environment` looks variables up, `assembly` puts it
+//! all together, `place`
 //! knows what holds without a file.
 //!
 //! Every mistake of the user ends in one error that names the file with the line, the
@@ -14,6 +15,7 @@
 //! folder exists and may be written to is for its driver to say.
 
 mod assembly;
+mod ceph;
 mod drivers;
 mod environment;
 mod ini;
@@ -31,6 +33,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::Result;
+pub use ceph::{Ceph, Striping};
 use environment::Environment;
 use ini::Document;
 pub use share::{Share, ShareKind};
@@ -108,6 +111,8 @@ pub enum Driver {
     Share(Box<Share>),
     /// A Swift object store.
     Swift(Box<Swift>),
+    /// A pool of a Ceph cluster.
+    Ceph(Box<Ceph>),
 }
 
 /// Options of the driver `posix`.

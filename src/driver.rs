@@ -5,6 +5,7 @@
 //! know file names, inodes or anything else of the tree that a user sees. To add one:
 //! a module here and a line in [`build`].
 
+mod ceph;
 mod check;
 pub mod chunked;
 mod content;
@@ -136,6 +137,15 @@ pub trait BackupDriver: Send + Sync + Debug {
     /// Why listings are older than they should be: the store cannot be asked now.
     fn trouble(&self) -> Option<Error>;
 
+    /// What Cinder knew of the volume, as it noted that beside the backup, where it is not a
+    /// part of its metadata.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn volume_metadata(&self, _backup: &Backup) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// Opens a backup for reading: its chain is resolved here, once.
     async fn open(&self, backup: &Backup) -> Result<Arc<dyn Content>>;
 
@@ -240,11 +250,12 @@ pub struct Resources {
 /// # Errors
 /// When its store cannot be used as configured.
 pub fn build(backend: &config::Backend, resources: &Resources) -> Result<Arc<dyn BackupDriver>> {
-    let driver = match &backend.driver {
-        config::Driver::Posix(options) => chunked::posix(options, &backend.common, resources)?,
-        config::Driver::Share(options) => chunked::share(options, &backend.common, resources)?,
-        config::Driver::Swift(options) => chunked::swift(options, &backend.common, resources)?,
+    let common = &backend.common;
+    let driver: Arc<dyn BackupDriver> = match &backend.driver {
+        config::Driver::Posix(options) => Arc::new(chunked::posix(options, common, resources)?),
+        config::Driver::Share(options) => Arc::new(chunked::share(options, common, resources)?),
+        config::Driver::Swift(options) => Arc::new(chunked::swift(options, common, resources)?),
+        config::Driver::Ceph(options) => Arc::new(ceph::CephDriver::new(options, common)),
     };
-    let driver = Arc::new(driver);
     Ok(quota::LimitedDriver::wrap(driver, backend.common.quotas))
 }

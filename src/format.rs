@@ -1,5 +1,5 @@
 //! Cinder's chunked backup format: names, the metadata document, the list of block
-//! hashes, and which object holds which part of a volume.
+//! hashes, and which object holds which part of a volume; and the names of its ceph driver.
 //!
 //! Everything here is pure: bytes in, values out. It must not know where objects are
 //! kept or how they are read. All of it is input from outside, so no length found in
@@ -11,6 +11,7 @@ mod hex;
 mod metadata;
 mod names;
 mod python;
+mod rbd;
 mod record;
 mod time;
 
@@ -23,5 +24,6 @@ pub use hex::{from_hex, to_hex};
 pub(crate) use metadata::LARGEST_METADATA;
 pub use metadata::{FORMAT_VERSION, Metadata, ObjectEntry, Own};
 pub use names::{BackupName, Layout, METADATA_SUFFIX, SHA256FILE_SUFFIX};
+pub use rbd::{BaseName, SnapName, service_metadata, volume_metadata_object};
 pub use record::{ExportedBackup, Record};
 pub use time::{Timestamp, stamp};

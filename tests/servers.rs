@@ -2,9 +2,10 @@
 
 mod common;
 
+use common::ceph::{Ceph, Part};
 use common::glusterfs::Gluster;
 use common::golden::Tree;
-use common::mount::{errno, is_mounted, wait_for};
+use common::mount::{errno, fail, is_mounted, wait_for};
 use common::proxy::{Proxy, Rule};
 use common::swift::{Account, Cloud, Http, Keystone, Options, Swift};
 use std::fs;
@@ -323,4 +324,65 @@ fn a_glusterfs_that_comes_back_and_leaves_nothing() {
     drop(mounted);
     assert_eq!(processes(), 0);
     assert!(!folder.exists());
+}
+
+#[test]
+fn pools_and_users_of_ceph() {
+    let Some(ceph) = Ceph::shared() else {
+        return;
+    };
+    let pool = ceph.pool();
+    assert_eq!(pool.images(), [""; 0]);
+    pool.rbd(&["create", "image", "--size", "1G"]);
+    pool.rbd(&["snap", "create", "image@snap"]);
+    assert_eq!(pool.images(), ["image"]);
+    let told = pool.rbd(&["info", "image"]);
+    assert!(
+        told.contains("layering, exclusive-lock, object-map, fast-diff"),
+        "{told}"
+    );
+    // Nobody else has seen any of it.
+    assert_eq!(ceph.pool().images(), [""; 0]);
+
+    let reader = ceph.user("reader", "profile rbd", "profile rbd-read-only");
+    let as_user = |name: &str, conf: &std::path::Path, arguments: &[&str]| {
+        let mut command = pool.rbd_command(arguments);
+        command.arg("--conf").arg(conf).args(["--id", name]);
+        command
+    };
+    common::mount::run(&mut as_user("reader", &reader, &["info", "image"]));
+    fail(&mut as_user(
+        "reader",
+        &reader,
+        &["create", "more", "--size", "1"],
+    ));
+    let wrong = ceph.conf_with_key("cinder", "AQAcqD5kAAAAABAAz2g2kTUZ8gPVYMJnC9RjKw==");
+    fail(&mut as_user("cinder", &wrong, &["ls"]));
+}
+
+#[test]
+fn clusters_that_come_back() {
+    let Some(mut ceph) = Ceph::start() else {
+        return;
+    };
+    let pool = ceph.pool();
+    pool.rbd(&["create", "image", "--size", "1M"]);
+    for part in [Part::ObjectStore, Part::Monitor] {
+        let before = ceph.pid(part);
+        ceph.stop(part);
+        ceph.go_on(part);
+        assert_ne!(ceph.pid(part), before);
+        assert_eq!(pool.images(), ["image"]);
+    }
+    ceph.server.stop();
+    ceph.server.go_on();
+    assert_eq!(pool.images(), ["image"]);
+    let folder = ceph.server.folder().to_owned();
+    let pids = [Part::Monitor, Part::ObjectStore].map(|part| ceph.pid(part));
+    drop(ceph);
+    assert!(!folder.exists());
+    for pid in pids {
+        let process = format!("/proc/{pid}");
+        assert!(!std::path::Path::new(&process).exists(), "{pid} still runs");
+    }
 }

@@ -59,6 +59,7 @@ impl StoreArguments {
                     options.kind.name()
                 }
                 config::Driver::Swift(_) => "swift",
+                config::Driver::Ceph(_) => "ceph",
             };
             backends.push(Backend {
                 name: backend.name.clone(),

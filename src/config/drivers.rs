@@ -9,7 +9,7 @@ use super::environment::Environment;
 use super::options;
 use super::scope::{Scope, Setting};
 use super::value::{self, Wrong};
-use super::{Chunked, Driver, Posix, share, swift};
+use super::{Chunked, Driver, Posix, ceph, share, swift};
 use crate::error::Result;
 
 /// Makes the options of a driver from what a section says.
@@ -29,7 +29,7 @@ const DRIVERS: &[DriverEntry] = &[
     entry("nfs", "NFSBackupDriver", Some(share::nfs)),
     entry("glusterfs", "GlusterfsBackupDriver", Some(share::glusterfs)),
     entry("swift", "SwiftBackupDriver", Some(swift::build)),
-    entry("ceph", "CephBackupDriver", None),
+    entry("ceph", "CephBackupDriver", Some(ceph::build)),
     entry("tsm", "TSMBackupDriver", None),
     entry("s3", "S3BackupDriver", None),
     entry("gcs", "GoogleBackupDriver", None),

@@ -19,6 +19,16 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("backup_swift_containers", "configured"),
     ("backup_swift_retry_attempts", "3"),
     ("backup_swift_retry_backoff", "2"),
+    ("backup_ceph_conf", "/etc/ceph/ceph.conf"),
+    ("backup_ceph_user", "cinder"),
+    ("backup_ceph_pool", "backups"),
+    ("backup_ceph_chunk_size", "134217728"),
+    ("backup_ceph_stripe_unit", "0"),
+    ("backup_ceph_stripe_count", "0"),
+    ("backup_ceph_image_journals", "false"),
+    ("restore_discard_excess_bytes", "true"),
+    // Cinder's default, for volumes, is that of librados: 300.
+    ("rados_connect_timeout", "30"),
     ("swift_catalog_info", "object-store:swift:publicURL"),
     ("request_timeout", "60"),
     ("memory", "256MiB"),
@@ -52,6 +62,8 @@ pub(super) const OF_DRIVER: &[&str] = &[
     "backup_swift_application_credential_secret",
     "backup_swift_containers",
     "backup_swift_token_file",
+    // Of Cinder's volumes.
+    "rados_connect_timeout",
 ];
 
 /// Options that nobody else may read.

@@ -1,5 +1,6 @@
 //! The promises of the configuration, from the text of a file to options or one error.
 
+mod ceph;
 mod limits;
 mod share;
 mod swift;
@@ -416,7 +417,7 @@ fn drivers_are_known_by_three_names() {
     ] {
         accept(&format!("[DEFAULT]\nbackup_driver = {name}\n"));
     }
-    for name in ["ceph", "tsm", "s3", "gcs"] {
+    for name in ["tsm", "s3", "gcs"] {
         let message = refuse(&format!(
             "[x]\nbackup_driver = cinder.backup.drivers.{name}\n"
         ));

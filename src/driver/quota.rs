@@ -212,6 +212,10 @@ impl BackupDriver for LimitedDriver {
         self.inner.trouble()
     }
 
+    async fn volume_metadata(&self, backup: &Backup) -> Result<Option<String>> {
+        self.inner.volume_metadata(backup).await
+    }
+
     async fn open(&self, backup: &Backup) -> Result<Arc<dyn Content>> {
         self.inner.open(backup).await
     }

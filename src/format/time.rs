@@ -39,6 +39,16 @@ impl Timestamp {
         Self::from_civil(DateTime::strptime("%Y%m%d%H%M%S", text).ok()?)
     }
 
+    /// That many microseconds after the beginning of 1970.
+    pub fn from_micros(micros: i64) -> Option<Self> {
+        jiff::Timestamp::from_microsecond(micros).ok().map(Self)
+    }
+
+    /// The same point as the standard library counts it, to the microsecond.
+    pub fn from_system(at: SystemTime) -> Option<Self> {
+        Self::from_micros(jiff::Timestamp::try_from(at).ok()?.as_microsecond())
+    }
+
     fn from_civil(civil: DateTime) -> Option<Self> {
         Some(Self(TimeZone::UTC.to_timestamp(civil).ok()?))
     }

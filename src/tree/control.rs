@@ -171,7 +171,14 @@ impl Tree {
             Node::Metrics => self.metrics().into_bytes(),
             Node::Sidecar(backend, volume, id) => {
                 let backup = self.backup(*backend, volume, id).await?;
-                pretty(&describe(&backup))
+                let metadata = self.driver(*backend)?.volume_metadata(&backup).await?;
+                let mut described = describe(&backup);
+                if let (Some(metadata), Some(all)) = (metadata, described.as_object_mut()) {
+                    // As it is, where it is no JSON.
+                    let metadata = serde_json::from_str(&metadata).unwrap_or(metadata.into());
+                    all.insert("volume_metadata".into(), metadata);
+                }
+                pretty(&described)
             }
             Node::Record(backend, volume, id) => {
                 let backup = self.backup(*backend, volume, id).await?;

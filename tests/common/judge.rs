@@ -2,7 +2,7 @@
 //! `tests/services/cinder/judge.py`, which has the protocol, in a process of its own.
 
 use super::mount::wait_for;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -30,7 +30,8 @@ pub struct Row {
     pub display_name: Option<String>,
     pub display_description: Option<String>,
     pub container: String,
-    /// What the names of its objects begin with.
+    /// What the names of its objects begin with; of Ceph's: the image, or nothing.
+    #[serde(deserialize_with = "or_empty")]
     pub service_metadata: String,
     pub object_count: u64,
     pub created_at: String,
@@ -57,6 +58,11 @@ impl Judge {
     /// Starts that version with a configuration file of Cinder's. None when it is not
     /// installed and `--quick` leaves it out.
     pub fn start(version: &str, config: &Path) -> Option<Self> {
+        Self::start_with(version, config, Path::new(""))
+    }
+
+    /// The same with further modules of Python's.
+    pub fn start_with(version: &str, config: &Path, modules: &Path) -> Option<Self> {
         let python = installed(version)?;
         let state = tempfile::tempdir().unwrap();
         let said = fs::File::create(state.path().join("stderr")).unwrap();
@@ -68,6 +74,7 @@ impl Judge {
             .arg(state.path())
             // Servers are here, and not where a proxy leads to.
             .env("no_proxy", "127.0.0.1")
+            .env("PYTHONPATH", modules)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(said)
@@ -138,9 +145,20 @@ impl Judge {
         self.must(json!({"op": "volume", "id": id, "path": file, "size": gib}));
     }
 
+    /// The same, whose data is the image `volume-ID` in a pool of Ceph's.
+    pub fn rbd_volume(&mut self, id: &str, pool: &str, gib: u64) {
+        let path = format!("rbd:{pool}");
+        self.must(json!({"op": "volume", "id": id, "path": path, "size": gib}));
+    }
+
     /// Backs a volume up in full, into the container of the configuration.
     pub fn full(&mut self, volume: &str, name: &str, description: &str) -> Row {
         self.back_up(volume, name, description, false)
+    }
+
+    /// The same of a snapshot, which has the data of the volume.
+    pub fn full_of_snapshot(&mut self, volume: &str) -> Row {
+        row(self.must(json!({"op": "backup", "volume": volume, "snapshot": true})))
     }
 
     /// The same, into a container that the user has chosen.
@@ -213,6 +231,11 @@ impl Drop for Judge {
         }
         let _ = child.wait();
     }
+}
+
+/// Null as an empty text.
+fn or_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 fn row(value: Value) -> Row {

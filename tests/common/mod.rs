@@ -3,6 +3,8 @@
 #[allow(dead_code, reason = "each test uses a part of it")]
 pub mod calls;
 #[allow(dead_code, reason = "each test uses a part of it")]
+pub mod ceph;
+#[allow(dead_code, reason = "each test uses a part of it")]
 pub mod cinder;
 #[allow(dead_code, reason = "each test uses a part of it")]
 pub mod device;

@@ -124,13 +124,13 @@ impl Drop for Server {
 }
 
 impl Program {
-    fn folder(self) -> PathBuf {
+    pub fn folder(self) -> PathBuf {
         let services = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/services");
         services.join(self.name)
     }
 
     /// The Python that runs it. None when it is not installed and `--quick` leaves it out.
-    fn python(self) -> Option<PathBuf> {
+    pub fn python(self) -> Option<PathBuf> {
         let Self { name, origin } = self;
         let (is_there, remedy) = match origin {
             Origin::PyPi(version) => {

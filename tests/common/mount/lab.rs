@@ -1,6 +1,7 @@
 //! A laboratory: temporary folders, a configuration over a store, and the daemons and
 //! commands that are started with it.
 
+use super::super::ceph::Pool;
 use super::super::glusterfs::Gluster;
 use super::super::golden::Tree;
 use super::super::share::{self, FileServer, NewShare};
@@ -111,6 +112,17 @@ impl Lab {
             account.lines()
         );
         lab.ground = Ground::Account(account.clone());
+        lab.configure(options);
+        lab
+    }
+
+    /// The same in a pool of Ceph's; the backend is named `ceph`.
+    pub fn on_ceph(pool: &Pool, options: &str) -> Self {
+        let mut lab = Self::empty("ceph");
+        lab.lines = format!(
+            "backup_driver = cinder.backup.drivers.ceph.CephBackupDriver\n{}",
+            pool.lines()
+        );
         lab.configure(options);
         lab
     }

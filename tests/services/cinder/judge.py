@@ -154,13 +154,18 @@ class Judge:
 
     def do_volume(self, path, size, id=None, name=None, description=None, metadata=None):
         """Makes the volume of that id (or a new one), or changes its file and its size in
-        GiB. Gives its id."""
+        GiB. Gives its id. `rbd:POOL` in place of a path is the image `volume-ID` there, in
+        the cluster of backup_ceph_conf."""
         return self.volumes.put(self.context, path, size, id, name, description, metadata)
 
-    def do_backup(self, volume, name=None, description=None, incremental=False, container=None):
-        """Backs a volume up. Gives the backup's row."""
+    def do_backup(self, volume, name=None, description=None, incremental=False, container=None,
+                  snapshot=False):
+        """Backs a volume up, or a snapshot that it is given before. Gives the backup's
+        row."""
+        snapshot_id = self.volumes.snapshot(self.context, volume) if snapshot else None
         backup = self.api.create(
-            self.context, name, description, volume, container, incremental=incremental)
+            self.context, name, description, volume, container, incremental=incremental,
+            snapshot_id=snapshot_id)
         return self.finished(backup.id)
 
     def do_import(self, record):

@@ -2,8 +2,11 @@
 
 Cinder's own rpcapi classes stay; only what they send through is replaced, so that a call
 to cinder-backup runs in the real BackupManager at once, and calls to the volume service
-and the scheduler, which are not here, run in the classes below. A volume is a plain file.
+and the scheduler, which are not here, run in the classes below. A volume is a plain file, or
+an RBD image.
 """
+
+from oslo_config import cfg
 
 from cinder import objects
 from cinder import rpc
@@ -64,6 +67,15 @@ class Volumes:
         self.files[volume_id] = path
         return volume_id
 
+    def snapshot(self, ctxt, volume_id):
+        """Makes a snapshot of a volume: it has the data of the volume. Gives its id."""
+        volume = objects.Volume.get_by_id(ctxt, volume_id)
+        values = {
+            'volume_id': volume_id, 'volume_size': volume.size, 'status': 'available',
+            'user_id': ctxt.user_id, 'project_id': ctxt.project_id, 'progress': '100%',
+            'display_name': None, 'volume_type_id': volume.volume_type_id}
+        return db.snapshot_create(ctxt, values)['id']
+
     def create(self, volume):
         """Makes the volume that a restore has asked Cinder for: an empty file."""
         with open(self.next_file, 'xb'):
@@ -84,7 +96,8 @@ class Volumes:
         return True
 
     def initialize_connection(self, ctxt, volume, connector):
-        return {'driver_volume_type': 'file', 'data': {'path': self.files[volume.id]}}
+        return {'driver_volume_type': 'file',
+                'data': {'path': self.files[volume.id], 'name': volume.name}}
 
     def terminate_connection(self, ctxt, volume_id, connector, force):
         pass
@@ -98,10 +111,22 @@ class Connector:
     block devices, would truncate a plain one."""
 
     def connect_volume(self, data):
+        scheme, _, pool = data['path'].partition(':')
+        if scheme == 'rbd':
+            return {'path': image(pool, data['name'])}
         return {'path': open(data['path'], 'r+b')}
 
     def disconnect_volume(self, data, device, **_):
         device['path'].close()
+
+
+def image(pool, name):
+    """An RBD image as os-brick hands it out."""
+    from os_brick.initiator import linuxrbd
+    conf, user = cfg.CONF.backup_ceph_conf, cfg.CONF.backup_ceph_user
+    client = linuxrbd.RBDClient(user, pool, conffile=conf)
+    volume = linuxrbd.RBDVolume(client, name)
+    return linuxrbd.RBDVolumeIOWrapper(linuxrbd.RBDImageMetadata(volume, pool, user, conf))
 
 
 class Call:

@@ -1,0 +1,165 @@
+//! What Cinder's ceph driver calls images, snapshots and objects.
+//!
+//! An image holds one backup, or, when it has backup snapshots, one with each of them.
+
+use super::time::Timestamp;
+use serde_json::Value;
+
+/// Between the volume's id and the rest of an image's name.
+const BACKUP: &str = ".backup.";
+/// What an image is called that is no single backup's: of old Cinders, and of backups of
+/// snapshots.
+const BASE: &str = "base";
+/// Between the backup's id and the time in a snapshot's name.
+const SNAP: &str = ".snap.";
+
+/// The name of an image that holds backups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseName {
+    /// The volume that was backed up.
+    pub volume_id: String,
+    /// The full backup that the image was made for, where its name says that.
+    pub backup_id: Option<String>,
+}
+
+impl BaseName {
+    /// Reads the name of an image; `None` for one that holds no backups.
+    pub fn parse(image: &str) -> Option<Self> {
+        let (volume, backup) = image.strip_prefix("volume-")?.rsplit_once(BACKUP)?;
+        let known = !volume.is_empty() && is_id(backup);
+        known.then(|| Self {
+            volume_id: volume.to_owned(),
+            backup_id: Some(backup.to_owned()).filter(|backup| backup != BASE),
+        })
+    }
+
+    /// The name of the image.
+    pub fn image(&self) -> String {
+        let backup = self.backup_id.as_deref().unwrap_or(BASE);
+        format!("volume-{}{BACKUP}{backup}", self.volume_id)
+    }
+}
+
+/// The name of a snapshot that is a backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapName {
+    /// The backup.
+    pub backup_id: String,
+    /// When it was made, if the name tells.
+    pub created_at: Option<Timestamp>,
+}
+
+impl SnapName {
+    /// Reads the name of a snapshot; `None` for one that is no backup.
+    pub fn parse(snap: &str) -> Option<Self> {
+        let (backup, time) = snap.strip_prefix("backup.")?.split_once(SNAP)?;
+        let known = is_id(backup) && !time.is_empty();
+        known.then(|| Self {
+            backup_id: backup.to_owned(),
+            created_at: seconds(time),
+        })
+    }
+}
+
+/// The object with what Cinder knew of the volume of a backup.
+pub fn volume_metadata_object(backup_id: &str) -> String {
+    format!("backup.{backup_id}.meta")
+}
+
+/// Cinder's `service_metadata` for a backup in that image.
+pub fn service_metadata(image: &str) -> String {
+    // As Cinder writes it, with a blank.
+    format!("{{\"base\": {}}}", Value::from(image))
+}
+
+/// As Cinder's own pattern has it.
+fn is_id(text: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    !text.is_empty() && text.bytes().all(fits)
+}
+
+/// Reads `str(time.time())`: seconds since 1970, with a fraction.
+fn seconds(text: &str) -> Option<Timestamp> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) {
+        return None;
+    }
+    let micros: String = fraction.chars().chain("000000".chars()).take(6).collect();
+    let whole: i64 = whole.parse().ok()?;
+    Timestamp::from_micros(whole.checked_mul(1_000_000)? + micros.parse::<i64>().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VOLUME: &str = "74dd5d66-dcfa-5747-ab91-724c9e4956b0";
+    const ID: &str = "14557733-15c7-5293-a026-e4123a3b50c9";
+
+    #[test]
+    fn images_that_hold_backups() {
+        for (image, backup_id) in [
+            (format!("volume-{VOLUME}.backup.{ID}"), Some(ID.to_owned())),
+            (format!("volume-{VOLUME}.backup.base"), None),
+        ] {
+            let name = BaseName::parse(&image).unwrap();
+            assert_eq!((&*name.volume_id, &name.backup_id), (VOLUME, &backup_id));
+            assert_eq!(name.image(), image);
+        }
+        // A volume's id may hold anything.
+        let odd = BaseName::parse("volume-a.backup.b.backup.c").unwrap();
+        assert_eq!(
+            (&*odd.volume_id, odd.backup_id.as_deref()),
+            ("a.backup.b", Some("c"))
+        );
+    }
+
+    #[test]
+    fn other_images_hold_none() {
+        for image in [
+            "volume-74dd5d66-dcfa-5747-ab91-724c9e4956b0",
+            "volume-.backup.base",
+            "volume-a.backup.",
+            "volume-a.backup.B",
+            "volume-a.backup.b c",
+            "volume-a.backup.base.deleted",
+            "a.backup.base",
+            "",
+        ] {
+            assert_eq!(BaseName::parse(image), None, "{image}");
+        }
+    }
+
+    #[test]
+    fn snapshots_that_are_backups() {
+        let at = |snap: &str| SnapName::parse(snap).unwrap().created_at;
+        let name = SnapName::parse(&format!("backup.{ID}.snap.1795263360.19")).unwrap();
+        assert_eq!(name.backup_id, ID);
+        assert_eq!(name.created_at, Timestamp::parse("2026-11-21 12:16:00.19"));
+        let whole = Timestamp::parse("2026-11-21 12:16:00");
+        assert_eq!(at("backup.b.snap.1795263360"), whole);
+        assert_eq!(at("backup.b.snap.1795263360.00000049"), whole);
+        for odd in ["noon", "1.2.3", "-1", "1e9", "99999999999999999999", "1."] {
+            assert_eq!(at(&format!("backup.b.snap.{odd}")), None, "{odd}");
+        }
+        for other in [
+            "backup.b.snap.",
+            "backup..snap.1",
+            "backup.B.snap.1",
+            "snap",
+            "backup.b",
+        ] {
+            assert_eq!(SnapName::parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn metadata_as_cinder_writes_it() {
+        assert_eq!(
+            service_metadata("volume-v.backup.base"),
+            "{\"base\": \"volume-v.backup.base\"}"
+        );
+        assert_eq!(volume_metadata_object("b"), "backup.b.meta");
+    }
+}
