@@ -407,6 +407,9 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        if let Ground::Share(_) = &self.ground {
+            share::forget(&self.mount_point());
+        }
         // A mount that was left here would be emptied along with the folder.
         for line in fs::read_to_string("/proc/self/mounts")
             .unwrap_or_default()
