@@ -37,6 +37,8 @@ const EXIT_USAGE: u8 = 2;
 const MOST_BLOCKING: usize = 2048;
 /// How long tasks may take to end with the program.
 const LAST_TASKS: Duration = Duration::from_secs(5);
+/// How long what is cleared away in the end usually takes.
+const LAST_SIGNS: Duration = Duration::from_secs(2);
 /// The same for calls that should not be interrupted: longer than clients of GlusterFS
 /// wait for a silent server unless they are told otherwise (42 s).
 const LAST_LOCKS: Duration = Duration::from_secs(60);
@@ -206,7 +208,7 @@ impl Drop for Threads {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_timeout(LAST_TASKS);
-            if !settle(Duration::ZERO) {
+            if !settle(LAST_SIGNS) {
                 tracing::warn!("waiting for a file server that holds a lock");
                 settle(LAST_LOCKS);
             }

@@ -4,7 +4,7 @@ mod patience;
 mod undisturbed;
 
 pub use patience::{Pulse, patiently};
-pub use undisturbed::{settle, undisturbed};
+pub use undisturbed::{aside, settle, undisturbed};
 
 use crate::error::{Error, Kind, Result};
 use std::ops::{Deref, DerefMut};

@@ -24,6 +24,7 @@ use crate::budget::Budget;
 use crate::driver::{Backup, BackupDriver, Space, Timestamp};
 use crate::error::{Error, Kind, Result};
 use crate::image::{BlockCache, Buffers, ImageReader};
+use crate::task::together;
 use attr::Owner;
 use draft::Draft;
 use file::Handle;
@@ -191,16 +192,14 @@ impl Tree {
         if let Some(backend) = self.nodes.get(ino)?.backend() {
             return self.driver(backend)?.space().await;
         }
-        let mut least: Option<Space> = None;
-        for backend in &self.backends {
+        let mut spaces = vec![None; self.backends.len()];
+        let looks = self.backends.iter().zip(&mut spaces);
+        together(looks.map(|(backend, told)| async move {
             // One that is down must not hide the others.
-            if let Ok(Some(space)) = backend.driver.space().await
-                && least.is_none_or(|least| space.free < least.free)
-            {
-                least = Some(space);
-            }
-        }
-        Ok(least)
+            *told = backend.driver.space().await.ok().flatten();
+        }))
+        .await;
+        Ok(spaces.into_iter().flatten().min_by_key(|space| space.free))
     }
 
     /// Makes finished backups of all that is being written, as far as it is written, and

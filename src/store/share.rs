@@ -16,14 +16,18 @@ pub use anchor::{Anchor, freshen};
 
 use crate::config;
 use crate::error::{Error, Kind, Result};
-use crate::task::{Pulse, patiently};
+use crate::task::{Pulse, aside, patiently};
 use hold::Holds;
 use lease::Lease;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
 
+/// Threads that may be in the kernel for a share at a time, or be lost there: enough to
+/// keep a server busy, and few beside all that the program may have.
+const THREADS: usize = 16;
 /// How long a request waits for a server that has left the last ones without an answer.
 const SHORT_PATIENCE: Duration = Duration::from_secs(3);
 /// The pauses before what has failed is tried again: a server that is started anew, or
@@ -53,6 +57,8 @@ struct State {
     ended: AtomicBool,
     life: Mutex<Life>,
     holds: Arc<Holds>,
+    /// One for each thread that may be in the kernel.
+    threads: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
@@ -117,17 +123,21 @@ impl State {
         let mut ground = self.ground();
         ground.anchor = Some(Arc::clone(&anchor));
         // One that was ours is, still: it is found mounted when it is used again.
-        ground.lease = lease.or(ground.lease.take());
+        if lease.is_some()
+            && let Some(old) = std::mem::replace(&mut ground.lease, lease)
+        {
+            old.give_away();
+        }
         ground.failed = None;
         Ok(anchor)
     }
 
-    /// Unmounts what is mounted by us, unless somebody uses it. Blocks.
+    /// Unmounts what is mounted by us and has died. Blocks.
     fn end_lease(&self) -> bool {
         let Some(lease) = self.ground().lease.take() else {
             return false;
         };
-        lease.end();
+        lease.end(true);
         let stands = lease.stands();
         if stands {
             self.ground().lease = Some(lease);
@@ -171,6 +181,7 @@ impl Share {
                 ended: AtomicBool::new(false),
                 life: Mutex::default(),
                 holds: Arc::default(),
+                threads: Arc::new(Semaphore::new(THREADS)),
             }),
         }
     }
@@ -203,24 +214,36 @@ impl Share {
         let job = Arc::new(job);
         let was_well = self.state.life().trouble.is_none();
         let mut pauses = PAUSES.iter().filter(|_| was_well);
+        let until = Instant::now() + self.patience();
         loop {
             let outcome = self.attempt(changes, &job).await;
-            match (&outcome, pauses.next()) {
-                (Err(e), Some(pause)) if e.kind() == Kind::Unavailable && self.is_mounted() => {
+            let fails = |e: &Error| e.kind() == Kind::Unavailable && Instant::now() < until;
+            let outcome = match (outcome, pauses.next()) {
+                (Err(e), Some(pause)) if fails(&e) && self.is_mounted() => {
                     tracing::debug!("tried again: {e}");
                     tokio::time::sleep(*pause).await;
+                    continue;
                 }
-                (Err(e), None) if e.kind() == Kind::Unavailable && self.let_go_if_dead().await => {
+                (Err(e), None) if fails(&e) && self.let_go_if_dead().await => {
                     tracing::info!("mounted anew: {e}");
-                    let outcome = self.attempt(changes, &job).await;
-                    self.state.note(&outcome);
-                    return outcome;
+                    self.attempt(changes, &job).await
                 }
-                _ => {
-                    self.state.note(&outcome);
-                    return outcome;
-                }
-            }
+                (outcome, _) => outcome,
+            };
+            self.state.note(&outcome);
+            return outcome.map_err(|e| self.explain(e));
+        }
+    }
+
+    /// Root is nobody on many shares.
+    fn explain(&self, e: Error) -> Error {
+        let is_root = rustix::process::geteuid().is_root();
+        match e.kind() {
+            Kind::Denied if is_root => e.advise(
+                "if the server takes root for nobody (root_squash), let it not, or run this as \
+                 the user who owns the share, with a line for that in /etc/fstab",
+            ),
+            _ => e,
         }
     }
 
@@ -228,15 +251,10 @@ impl Share {
     /// end.
     pub fn leave(&self, name: &Path, work: impl FnOnce() + Send + 'static) {
         let hold = self.state.holds.join(name);
-        let threads = self.state.ground().anchor.clone();
-        let thread = threads.and_then(|a| Arc::clone(&a.threads).try_acquire_owned().ok());
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || {
-                work();
-                drop((hold, thread));
-            })),
-            Err(_) => work(),
-        }
+        aside(move || {
+            work();
+            drop(hold);
+        });
     }
 
     async fn attempt<T, F>(&self, changes: Option<&Path>, job: &Arc<F>) -> Result<T>
@@ -246,20 +264,24 @@ impl Share {
     {
         let state = &self.state;
         let patience = self.patience();
+        let begun = Instant::now();
         let anchor = self.anchor(patience).await?;
         let waiting = async {
             let hold = match changes {
                 Some(name) => Some(state.holds.hold(name).await),
                 None => None,
             };
-            (hold, Arc::clone(&anchor.threads).acquire_owned().await)
+            (hold, Arc::clone(&state.threads).acquire_owned().await)
         };
-        let Ok((hold, Ok(thread))) = tokio::time::timeout(patience, waiting).await else {
+        let left = patience.saturating_sub(begun.elapsed());
+        let Ok((hold, Ok(thread))) = tokio::time::timeout(left, waiting).await else {
             let reason = "requests that wait for its server have not ended";
             return Err(self.give_up(reason));
         };
         let (job, at) = (Arc::clone(job), Arc::clone(&anchor));
         let answered = Arc::clone(state);
+        let patience = patience.saturating_sub(begun.elapsed());
+        let patience = patience.max(short(&state.options));
         let done = patiently(patience, move |pulse| {
             let outcome = match at.holds() {
                 Ok(true) => job(&at, pulse),
@@ -283,8 +305,9 @@ impl Share {
             answered, gave_up, ..
         } = *self.state.life();
         let full = self.state.options.request_timeout;
-        match gave_up > answered {
-            true => full.min(SHORT_PATIENCE),
+        let alive = self.state.ground().anchor.as_ref().and_then(|a| a.alive());
+        match gave_up > answered.max(alive) {
+            true => short(&self.state.options),
             false => full,
         }
     }
@@ -339,11 +362,18 @@ impl Share {
             if anchor.is_none_or(|anchor| anchor.answers()) {
                 return Ok(false);
             }
-            state.ground().anchor = None;
+            // Dropped with nothing locked.
+            let anchor = state.ground().anchor.take();
+            drop(anchor);
             Ok(state.end_lease())
         });
         matches!(look.await, Some(Ok(true)))
     }
+}
+
+/// The least that a request waits.
+fn short(options: &config::Share) -> Duration {
+    options.request_timeout.min(SHORT_PATIENCE)
 }
 
 /// Whether a failure means that nobody answers.
@@ -353,7 +383,9 @@ fn is_silence(e: &Error) -> bool {
 
 /// What is below the folder is not the share any more.
 fn gone(state: &State) -> Error {
-    state.ground().anchor = None;
+    // Dropped with nothing locked.
+    let anchor = state.ground().anchor.take();
+    drop(anchor);
     let subject = format!("share {}", state.options.share);
     let reason = format!(
         "it is not mounted on {} any more",

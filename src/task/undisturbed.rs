@@ -24,6 +24,21 @@ pub fn undisturbed<T>(call: impl FnOnce() -> T) -> T {
     done
 }
 
+/// Runs `work`, which nobody waits for, on a thread of its own. The program ends
+/// afterwards only.
+pub fn aside(work: impl FnOnce() + Send + 'static) {
+    *running() += 1;
+    let run = move || {
+        work();
+        *running() -= 1;
+        ENDED.notify_all();
+    };
+    if std::thread::Builder::new().spawn(run).is_err() {
+        // It was dropped with what it should have done.
+        *running() -= 1;
+    }
+}
+
 /// Waits until no such call runs, but no longer than `limit`: whether that is so. Blocks.
 pub fn settle(limit: Duration) -> bool {
     let waited = ENDED.wait_timeout_while(running(), limit, |running| *running > 0);

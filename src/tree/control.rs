@@ -5,6 +5,7 @@ use super::node::Node;
 use super::{Backend, Tree, lock, names, not_found};
 use crate::driver::{Backup, Record, Timestamp};
 use crate::error::Result;
+use crate::task::together;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -191,20 +192,23 @@ impl Tree {
     }
 
     async fn status(&self) -> Value {
-        let mut backends = Vec::new();
-        for backend in &self.backends {
+        let mut backends = vec![Value::Null; self.backends.len()];
+        // One that is down must not hold up what is said of the others.
+        let looks = self.backends.iter().zip(&mut backends);
+        together(looks.map(|(backend, told)| async move {
             let volumes = backend.driver.volumes().await;
             let (state, error) = match volumes.err().or_else(|| backend.driver.trouble()) {
                 None => ("available", None),
                 Some(e) => ("unavailable", Some(e.to_string())),
             };
-            backends.push(json!({
+            *told = json!({
                 "name": backend.name,
                 "driver": backend.kind,
                 "state": state,
                 "error": error,
-            }));
-        }
+            });
+        }))
+        .await;
         let writing: Vec<Value> = lock(&self.drafts)
             .iter()
             .filter(|draft| draft.is_open())

@@ -12,6 +12,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::SystemTime;
 
+/// Entries of a folder between two signs of life.
+const ENTRIES: usize = 1000;
 /// What is read from a file between two signs of life.
 const PIECE: usize = 4 << 20;
 
@@ -40,12 +42,17 @@ pub fn walk(
     let mut holds = false;
     footing.step()?;
     footing.freshen(folder);
-    for entry in fs::read_dir(folder)? {
+    for (number, entry) in fs::read_dir(folder)?.enumerate() {
         let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            folders.push(entry.file_name());
-        } else {
-            holds |= entry.file_name().as_bytes().starts_with(prefix);
+        if number % ENTRIES == 0 {
+            footing.step()?;
+        }
+        match entry.file_type() {
+            // It was there a moment ago; what is beside it still is.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+            Ok(kind) if kind.is_dir() => folders.push(entry.file_name()),
+            Ok(_) => holds |= entry.file_name().as_bytes().starts_with(prefix),
         }
     }
     if holds && !name.is_empty() {
@@ -95,18 +102,26 @@ pub fn list_folder(footing: &Footing, folder: &Path, prefix: &str) -> io::Result
         other => other?,
     };
     let mut found = Vec::new();
-    for entry in entries {
+    for (number, entry) in entries.enumerate() {
         let entry = entry?;
+        if number % ENTRIES == 0 {
+            footing.step()?;
+        }
         let name = entry.file_name();
-        // Only plain files are objects; a name that is no text is not Cinder's.
-        if let Some(name) = name.to_str()
-            && name.starts_with(prefix)
-            && entry.file_type().is_ok_and(|kind| kind.is_file())
-        {
-            found.push(Entry {
+        // A name that is no text is not Cinder's.
+        let Some(name) = name.to_str().filter(|name| name.starts_with(prefix)) else {
+            continue;
+        };
+        match entry.file_type() {
+            // It was there a moment ago.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+            // Only plain files are objects.
+            Ok(kind) if !kind.is_file() => {}
+            Ok(_) => found.push(Entry {
                 name: name.to_owned(),
                 version: None,
-            });
+            }),
         }
     }
     found.sort_unstable();

@@ -5,6 +5,7 @@
 //! exclusive one. A file is removed only under that lock, and who has just made one looks
 //! whether it is still there once it is locked: so nobody relies on a file without a name.
 
+use crate::store::share::freshen;
 use crate::task::undisturbed;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -62,8 +63,11 @@ fn attempt(file: &File, operation: FlockOperation) -> io::Result<Tried> {
 /// # Errors
 /// Those of the file system.
 pub fn names(path: &Path, file: &File) -> io::Result<bool> {
+    // Another machine may have removed it, and the name still be remembered here.
+    path.parent().into_iter().for_each(freshen);
     let own = file.metadata()?;
     match fs::symlink_metadata(path) {
+        _ if own.nlink() == 0 => Ok(false),
         Ok(found) => Ok((found.dev(), found.ino()) == (own.dev(), own.ino())),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(e) => Err(e),

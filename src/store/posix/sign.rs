@@ -54,7 +54,10 @@ impl Sign {
                 Marked::Held if !footing.has_shared_locks() => store.miss_locks(footing),
                 Marked::Held => {}
             }
-            footing.give(path)?;
+            if let Err(e) = footing.give(path) {
+                let _ = fs::remove_file(path);
+                return Err(e);
+            }
             return Ok(Some(Self {
                 held: Some(Held {
                     file,

@@ -15,7 +15,7 @@ pub const STAGE_PREFIX: &str = ".cinderfs-stage-";
 const PIECE: usize = 4 << 20;
 /// What is sent to a server at a time: one long wait for all of it at the end would look
 /// like a server that is gone.
-const SYNCED: usize = 32 << 20;
+const SYNCED: usize = 8 << 20;
 
 /// Writes an object whole, in place of what is at `path`. Blocks.
 ///

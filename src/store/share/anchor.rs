@@ -3,14 +3,15 @@
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Statx, StatxFlags, statx};
 use rustix::io::Errno;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use tokio::sync::Semaphore;
+use std::sync::mpsc::channel;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-/// Threads that may be in the kernel for a share at a time, or be lost there: enough to
-/// keep a server busy, and few beside all that the program may have.
-const THREADS: usize = 16;
+/// How long the end of a mount is waited for.
+const CLOSING: Duration = Duration::from_millis(500);
 
 /// A mount that was found to be the right one. While this lives, nobody can unmount it
 /// but by force or lazily; and if somebody does, what is done by the paths that it gives is
@@ -18,14 +19,32 @@ const THREADS: usize = 16;
 #[derive(Debug)]
 pub struct Anchor {
     path: PathBuf,
-    root: OwnedFd,
+    root: ManuallyDrop<OwnedFd>,
     is: (u32, u32, u64),
     /// Who owns the folder of the share: user and group.
     pub owner: (u32, u32),
     /// Locks are seen on this machine only.
     pub has_local_locks: bool,
-    /// One for each thread that may be in the kernel.
-    pub threads: Arc<Semaphore>,
+    /// When the server has last let something go on.
+    alive: Mutex<Option<Instant>>,
+}
+
+/// To close it may be to end the mount, when that was taken away, and then takes as long as
+/// the server likes: somebody else does it, and is waited for only for a moment.
+impl Drop for Anchor {
+    fn drop(&mut self) {
+        // SAFETY: it is taken once, here, and nobody can use it afterwards.
+        let root = unsafe { ManuallyDrop::take(&mut self.root) };
+        let (say, hear) = channel();
+        let close = move || {
+            drop(root);
+            let _ = say.send(());
+        };
+        // Without a thread it was dropped with what it should have done.
+        if std::thread::Builder::new().spawn(close).is_ok() {
+            let _ = hear.recv_timeout(CLOSING);
+        }
+    }
 }
 
 fn identity(stat: &Statx) -> (u32, u32, u64) {
@@ -41,8 +60,8 @@ fn look(path: &Path) -> Result<Statx, Errno> {
 /// Lets the kernel ask the server for a folder or a file, however well it remembers it:
 /// what others have done there since shows afterwards.
 pub fn freshen(path: &Path) {
-    // A failure shows again in what is done next.
-    let flags = AtFlags::STATX_FORCE_SYNC | AtFlags::SYMLINK_NOFOLLOW;
+    // A failure shows again in what is done next. The folder of a share is a link here.
+    let flags = AtFlags::STATX_FORCE_SYNC;
     let _ = statx(CWD, path, flags, StatxFlags::BASIC_STATS);
 }
 
@@ -69,12 +88,23 @@ impl Anchor {
         };
         Ok(Some(Self {
             path: path.to_owned(),
-            root,
+            root: ManuallyDrop::new(root),
             is: identity(&stat),
             owner: (stat.stx_uid, stat.stx_gid),
             has_local_locks: options.split(',').any(is_local),
-            threads: Arc::new(Semaphore::new(THREADS)),
+            alive: Mutex::default(),
         }))
+    }
+
+    /// Something has gone on.
+    pub fn touch(&self) {
+        let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        *alive = Some(Instant::now());
+    }
+
+    /// When something has last gone on.
+    pub fn alive(&self) -> Option<Instant> {
+        *self.alive.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The path of what lies at `below` in the share, for as long as this lives.
@@ -94,6 +124,6 @@ impl Anchor {
     /// Whether the server answers for the folder of the share. Blocks.
     pub fn answers(&self) -> bool {
         let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
-        statx(&self.root, "", flags, StatxFlags::BASIC_STATS).is_ok()
+        statx(&*self.root, "", flags, StatxFlags::BASIC_STATS).is_ok()
     }
 }

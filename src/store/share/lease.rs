@@ -2,6 +2,7 @@
 
 use super::program::{self, Ran};
 use crate::mountinfo::{Mount, mounted_on};
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -30,15 +31,23 @@ impl Lease {
         found.is_ok_and(|mount| mount.is_some_and(|mount| mount.id == self.id))
     }
 
-    /// Unmounts it, unless somebody uses it. Blocks.
-    pub fn end(&self) {
+    /// It is another one's now.
+    pub fn give_away(self) {
+        std::mem::forget(self);
+    }
+
+    /// Unmounts it: one that is `dead` whoever uses it, for nobody can; else unless
+    /// somebody does. Blocks.
+    pub fn end(&self, dead: bool) {
         if !self.stands() {
             return;
         }
         let path = self.path.display();
-        let ran = program::run("umount", &[self.path.as_os_str()], LONGEST_UNMOUNT, || {
-            false
-        });
+        let mut arguments = vec![self.path.as_os_str()];
+        if dead {
+            arguments.insert(0, OsStr::new("-l"));
+        }
+        let ran = program::run("umount", &arguments, LONGEST_UNMOUNT, || false);
         match ran {
             Ok(Ran {
                 status: Some(status),
@@ -55,6 +64,6 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.end();
+        self.end(false);
     }
 }

@@ -6,15 +6,21 @@ use super::program;
 use crate::config::{Share, ShareKind};
 use crate::error::{Error, Kind, Result};
 use crate::mountinfo::{Mount, as_listed, mounted_on};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The longest that mount(8) may take, whatever the deadline of a request.
 const LONGEST_MOUNT: Duration = Duration::from_secs(30);
 /// The time before the second attempt; each further one is twice as late, as Cinder's.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// And no later than this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How often it is looked whether it is time.
+const LOOK: Duration = Duration::from_millis(50);
 /// How often it is looked again what is mounted there, when that changes all the time.
 const LOOKS: u32 = 4;
 const FSTAB: &str = "/etc/fstab";
@@ -34,8 +40,7 @@ pub fn bring_up(
         // Each time: the folders above may have been made by the last.
         let path = as_listed(&share.mount_point);
         let Some(mount) = mounted_on(&path)? else {
-            mount_patiently(share, &path, is_over, note)?;
-            is_ours = true;
+            is_ours = mount_patiently(share, &path, is_over, note)?;
             continue;
         };
         if mount.kind == "autofs" {
@@ -84,58 +89,82 @@ fn check(share: &Share, path: &Path, mount: &Mount) -> Result<()> {
         "something else is mounted there: {source} (type {}{folder})",
         mount.kind
     );
-    Err(unusable(share, path, reason).advise(format!("unmount it: umount {}", path.display())))
+    let advice = match is_kind {
+        // Cinder takes whatever is there: it may be in use.
+        true => format!("if it is the same, write it so: {source}"),
+        false => format!("unmount it: umount {}", path.display()),
+    };
+    Err(unusable(share, path, reason).advise(advice))
 }
 
 /// A share as it is compared: both spellings of what is the same are one.
 fn plain(kind: ShareKind, share: &str) -> String {
-    let share = match share.trim_end_matches('/') {
-        // The whole of a server.
-        root if root.ends_with(':') => share,
-        share => share,
-    };
+    // `host:/` is the whole of a server.
+    let short = share.trim_end_matches('/');
+    let share = if short.ends_with(':') { share } else { short };
     match kind {
         ShareKind::Nfs => share.to_owned(),
         ShareKind::GlusterFs => share.replacen(":/", ":", 1),
     }
 }
 
-/// Tries as often as the options say.
+/// Tries as often as the options say. Whether it was mounted here, and not by somebody else.
 fn mount_patiently(
     share: &Share,
     path: &Path,
     is_over: &dyn Fn() -> bool,
     note: &dyn Fn(&Error),
-) -> Result<()> {
+) -> Result<bool> {
     let mut pause = FIRST_PAUSE;
     let mut attempt = 1;
     loop {
-        let Err(e) = mount_once(share, path, is_over) else {
-            tracing::info!("mounted share {} on {}", share.share, path.display());
-            return Ok(());
+        let mounted = mount_once(share, path, is_over);
+        if mounted_on(path)?.is_some() {
+            // If that failed, it was by somebody else, who was faster.
+            let is_ours = mounted.is_ok_and(|is_ours| is_ours);
+            if is_ours {
+                tracing::info!("mounted share {} on {}", share.share, path.display());
+            }
+            return Ok(is_ours);
+        }
+        let Err(e) = mounted else {
+            return Ok(false);
         };
         if attempt >= share.attempts || is_over() {
             return Err(e);
         }
         note(&e);
         attempt += 1;
-        std::thread::sleep(pause);
-        pause *= 2;
+        let until = Instant::now() + pause;
+        while Instant::now() < until && !is_over() {
+            std::thread::sleep(LOOK);
+        }
+        pause = LONGEST_PAUSE.min(pause * 2);
     }
 }
 
-fn mount_once(share: &Share, path: &Path, is_over: &dyn Fn() -> bool) -> Result<()> {
+/// Whether it was mounted here, and not by somebody else meanwhile.
+fn mount_once(share: &Share, path: &Path, is_over: &dyn Fn() -> bool) -> Result<bool> {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {
         if !is_in_fstab(path) {
             return Err(not_root(share, path));
         }
-        return run_mount(share, path, &[path.as_os_str()], is_over);
+        return run_mount(share, path, &[path.as_os_str()], is_over).map(|()| true);
+    }
+    if fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
+        let reason = "there is a symbolic link in that place";
+        return Err(unusable(share, path, reason).advise("remove it: the folder is made anew"));
     }
     fs::create_dir_all(path).map_err(|e| {
         let subject = format!("the folder {} for share {}", path.display(), share.share);
         Error::new(Kind::Unavailable, "make", subject, e)
     })?;
+    // Two programs that mount at once would mount twice.
+    let alone = lock_base(path, is_over);
+    if mounted_on(path)?.is_some() {
+        return Ok(false);
+    }
     let mut result = Ok(());
     for options in all_options(share) {
         let mut arguments = vec![OsStr::new("-t"), OsStr::new(share.kind.name())];
@@ -147,12 +176,26 @@ fn mount_once(share: &Share, path: &Path, is_over: &dyn Fn() -> bool) -> Result<
         match &result {
             // Another version would not be answered either.
             Err(e) if e.kind() == Kind::TimedOut => break,
-            Err(_) if is_over() => break,
+            Err(_) if is_over() || mounted_on(path)?.is_some() => break,
             Err(_) => {}
             Ok(()) => break,
         }
     }
-    result
+    drop(alone);
+    result.map(|()| true)
+}
+
+/// The folder above, locked against other programs of ours, if that can be had.
+fn lock_base(path: &Path, is_over: &dyn Fn() -> bool) -> Option<File> {
+    let base = File::open(path.parent()?).ok()?;
+    let until = Instant::now() + LONGEST_MOUNT;
+    while Instant::now() < until && !is_over() {
+        match flock(&base, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(LOOK),
+            _ => break,
+        }
+    }
+    Some(base)
 }
 
 /// The options to be tried, one after the other: those of Cinder (os-brick), which looks
