@@ -6,12 +6,13 @@
 use super::machine;
 use super::mount::{kill, open_to_all};
 use super::programs::{run, shell, wait_for};
-use super::share::Mounted;
+use super::share::{FileServer, Mounted, NewShare};
 use std::fmt::Write;
 use std::fs;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -20,11 +21,13 @@ pub enum Kind {
     Ganesha,
 }
 
-/// How a share is exported, where it matters.
+/// How a share is exported, where it matters, and how the program is told to mount it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
     /// Clients' root is nobody here.
     pub root_squash: bool,
+    /// `backup_mount_options`, if any.
+    pub mount: &'static str,
 }
 
 /// A server of one share, until it is dropped. It knows NFS of the versions 3 and 4.0 to 4.2;
@@ -35,7 +38,9 @@ pub struct Nfs {
     options: Options,
     folder: tempfile::TempDir,
     /// What stands for the share in what clients remember of files.
-    number: u16,
+    number: AtomicU16,
+    /// How many folders for tests it has.
+    shares: AtomicUsize,
 }
 
 /// What all servers need beside, for as long as the machine runs. Clients need it for locks
@@ -57,16 +62,26 @@ impl Nfs {
         Self::with(kind, Options::default())
     }
 
+    /// One of the kernel's, which the program mounts with those options.
+    pub fn mounted_with(mount: &'static str) -> Self {
+        let options = Options {
+            mount,
+            ..Options::default()
+        };
+        Self::with(Kind::Kernel, options)
+    }
+
     pub fn with(kind: Kind, options: Options) -> Self {
         assert!(machine::is_inside(), "this runs in a virtual machine only");
         run(&mut shell::<&str>(PROVIDE, &[]));
         let folder = tempfile::tempdir().unwrap();
         open_to_all(folder.path());
-        let mut server = Self {
+        let server = Self {
             kind,
             options,
             folder,
-            number: 7,
+            number: AtomicU16::new(7),
+            shares: AtomicUsize::new(0),
         };
         for name in ["root/export", "recovery"] {
             fs::create_dir_all(server.path(name)).unwrap();
@@ -96,12 +111,14 @@ impl Nfs {
         Mounted::new("nfs", self.share(), options)
     }
 
-    /// Ends it at once. Nobody answers any more.
-    pub fn stop(&mut self) {
+    /// Ends it at once, if it runs. Nobody answers any more.
+    pub fn stop(&self) {
         match self.kind {
             Kind::Kernel => {
-                let script = r#"rpc.nfsd 0; exportfs -ua; kill "$(pidof rpc.mountd)""#;
-                run(&mut shell::<&str>(script, &[]));
+                run(&mut shell::<&str>("rpc.nfsd 0; exportfs -ua", &[]));
+                if let Some(pid) = pid_of("rpc.mountd") {
+                    kill(pid, libc::SIGTERM);
+                }
                 wait_for("mountd ends", || pid_of("rpc.mountd").is_none());
             }
             Kind::Ganesha => {
@@ -114,7 +131,7 @@ impl Nfs {
     }
 
     /// Starts it again, after [`Self::stop`]: with the same files, which clients still know.
-    pub fn go_on(&mut self) {
+    pub fn go_on(&self) {
         match self.kind {
             Kind::Kernel => self.start_kernel(),
             Kind::Ganesha => self.start_ganesha(),
@@ -123,9 +140,9 @@ impl Nfs {
 
     /// Ends it, and starts it with the same files, which clients do not know any more: what
     /// they have open is stale (ESTALE).
-    pub fn forget(&mut self) {
+    pub fn forget(&self) {
         self.stop();
-        self.number += 1;
+        self.number.fetch_add(1, Ordering::Relaxed);
         self.go_on();
     }
 
@@ -156,7 +173,8 @@ impl Nfs {
         } else {
             "no_root_squash"
         };
-        let options = format!("rw,{squash},insecure,no_subtree_check,fsid={}", self.number);
+        let number = self.number.load(Ordering::Relaxed);
+        let options = format!("rw,{squash},insecure,no_subtree_check,fsid={number}");
         // Leases of 10 seconds, the shortest that there are.
         let script = r#"
             printf '[exports]\nrootdir=%s\n' "$1" >/etc/nfs.conf
@@ -173,7 +191,8 @@ impl Nfs {
         } else {
             "No_Root_Squash"
         };
-        let (number, export, recovery) = (self.number, self.export(), self.path("recovery"));
+        let number = self.number.load(Ordering::Relaxed);
+        let (export, recovery) = (self.export(), self.path("recovery"));
         let mut text = String::new();
         let _ = write!(
             text,
@@ -204,6 +223,59 @@ impl Nfs {
         wait_for("ganesha answers", || {
             TcpStream::connect(("127.0.0.1", 2049)).is_ok()
         });
+    }
+}
+
+impl FileServer for Nfs {
+    fn kind(&self) -> &'static str {
+        "nfs"
+    }
+
+    fn new_share(&self) -> NewShare {
+        let number = self.shares.fetch_add(1, Ordering::Relaxed);
+        let name = format!("test{number}");
+        let folder = self.export().join(&name);
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
+        NewShare {
+            folder,
+            name: format!("{}/{name}", self.share()),
+        }
+    }
+
+    fn lines(&self, share: &str, base: &Path) -> String {
+        let mut lines = format!(
+            "backup_driver = cinder.backup.drivers.nfs.NFSBackupDriver\n\
+             backup_share = {share}\nbackup_mount_point_base = {}\n",
+            base.display()
+        );
+        if !self.options.mount.is_empty() {
+            let _ = writeln!(lines, "backup_mount_options = {}", self.options.mount);
+        }
+        lines
+    }
+
+    fn stop(&self) {
+        self.stop();
+    }
+
+    fn go_on(&self) {
+        self.go_on();
+    }
+
+    /// Of a kernel's, which cannot stop itself, nothing arrives any more instead.
+    fn pause(&self) {
+        match self.kind {
+            Kind::Kernel => self.cut_off(),
+            Kind::Ganesha => self.pause(),
+        }
+    }
+
+    fn resume(&self) {
+        match self.kind {
+            Kind::Kernel => self.reconnect(),
+            Kind::Ganesha => self.resume(),
+        }
     }
 }
 

@@ -1,9 +1,12 @@
-//! The kernel's client of NFS, real servers, and what happens when those are gone. It runs in
-//! a virtual machine, for the kernel of this one may have no client.
+//! The driver over the kernel's client of NFS and real servers, and what happens when those
+//! are gone. It runs in a virtual machine, for the kernel of this one may have no client.
 
+mod cases;
 #[path = "../common/mod.rs"]
 mod common;
 mod servers;
+#[path = "../common/share_cases/mod.rs"]
+mod share_cases;
 
 use std::time::Duration;
 

@@ -34,7 +34,13 @@ fn squash_root_or_do_not() {
         (Kind::Kernel, true, 65534),
         (Kind::Ganesha, true, 65534),
     ] {
-        let nfs = Nfs::with(kind, Options { root_squash });
+        let nfs = Nfs::with(
+            kind,
+            Options {
+                root_squash,
+                ..Options::default()
+            },
+        );
         let mounted = nfs.mount("");
         fs::write(mounted.path("f"), b"data").unwrap();
         let owner = fs::metadata(nfs.export().join("f")).unwrap().uid();
@@ -71,7 +77,7 @@ fn keep_locks_between_clients() {
 #[ignore = "runs in a virtual machine"]
 fn that_stop_fail_soft_readers_and_hold_hard_ones() {
     for kind in KINDS {
-        let mut nfs = Nfs::start(kind);
+        let nfs = Nfs::start(kind);
         let soft = nfs.mount("vers=4,minorversion=2,nosharecache,soft,timeo=10,retrans=1");
         let hard = nfs.mount("vers=4,minorversion=2,nosharecache,hard");
         for name in ["soft", "hard"] {
@@ -135,7 +141,7 @@ fn that_forget_make_what_is_open_stale() {
         (Kind::Kernel, VERSIONS[1]),
         (Kind::Ganesha, VERSIONS[1]),
     ] {
-        let mut nfs = Nfs::start(kind);
+        let nfs = Nfs::start(kind);
         let mounted = nfs.mount(&format!("{version},actimeo=0"));
         fs::write(mounted.path("f"), b"data").unwrap();
         let open = fs::File::open(mounted.path("f")).unwrap();

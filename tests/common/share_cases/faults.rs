@@ -5,8 +5,8 @@ use super::*;
 
 /// The reader hears of it, has read nothing wrong until then, and can start again.
 pub fn a_server_that_goes_in_mid_restore(server: &dyn FileServer) {
-    let (lab, data) = with_backup(server, SMALL_OBJECTS, LONG);
-    with_local(&lab, SMALL_OBJECTS);
+    let (lab, data) = with_backup(server, PATIENT, LONG);
+    with_local(&lab, PATIENT);
     let mount = lab.mount_with("mnt", "memory=16M");
     let mut reader = Reader::new(&of(&mount, "image"));
     let mut read = reader.take(4 * MIB);
@@ -24,7 +24,7 @@ pub fn a_server_that_goes_in_mid_restore(server: &dyn FileServer) {
 
 /// The writer hears of it, nothing of it is listed, and it can be written again.
 pub fn a_server_that_goes_in_mid_backup(server: &dyn FileServer) {
-    let (lab, data) = with_backup(server, SMALL_OBJECTS, 4 * MIB);
+    let (lab, data) = with_backup(server, PATIENT, 4 * MIB);
     let new = noise(2, LONG);
     let mount = lab.mount_with("mnt", "memory=16M");
     let mut writer = Writer::new(&of(&mount, "new"));
@@ -57,7 +57,7 @@ pub fn a_short_outage_is_survived(server: &dyn FileServer) {
     let mut writer = Writer::new(&of(&mount, "new"));
     let mut read = reader.take(4 * MIB);
     writer.feed(&new[..16 * MIB]);
-    wait_for("some of it is stored", || chunks(&lab) > 48 + 4);
+    wait_for("some of it is stored", || chunks(&lab) > LONG / MIB + 4);
     server.stop();
     std::thread::scope(|scope| {
         let reading = scope.spawn(|| reader.rest());
@@ -79,7 +79,7 @@ pub fn a_short_outage_is_survived(server: &dyn FileServer) {
 
 /// What cannot be deleted for want of a server is there still, and whole.
 pub fn a_deletion_without_a_server(server: &dyn FileServer) {
-    let (lab, data) = with_backup(server, SMALL_OBJECTS, 2 * MIB);
+    let (lab, data) = with_backup(server, PATIENT, 2 * MIB);
     let mount = lab.mount();
     assert_eq!(listed(&lab, &mount), ["image"]);
     server.stop();

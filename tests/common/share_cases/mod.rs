@@ -18,8 +18,16 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// Tests of cases: functions below the room `crate::share_cases` that take a server.
+/// Tests of cases: functions below the room `crate::share_cases` that take a server. Those in
+/// the machine start it there.
 macro_rules! on_a_share {
+    (in the machine, $server:expr; $($room:ident::$case:ident)*) => {$(
+        #[test]
+        #[ignore = "runs in a virtual machine"]
+        fn $case() {
+            $crate::share_cases::$room::$case(&$server);
+        }
+    )*};
     ($server:expr; $($room:ident::$case:ident)*) => {$(
         #[test]
         fn $case() {
@@ -34,8 +42,10 @@ pub(crate) use on_a_share;
 pub const VOLUME: &str = "5f0c2b1e-8b1f-4c58-a1a4-0c6f5f1f2a01";
 /// Little patience with the server.
 pub const IMPATIENT: &str = "backup_file_size = 1048576\nrequest_timeout = 3\n";
+/// As much as is enough for a server that answers at all.
+pub const PATIENT: &str = "backup_file_size = 1048576\nrequest_timeout = 10\n";
 /// More than is read ahead by anybody.
-const LONG: usize = 48 * MIB;
+const LONG: usize = 32 * MIB;
 
 /// Bytes that no codec makes smaller.
 pub fn noise(seed: u64, length: usize) -> Vec<u8> {

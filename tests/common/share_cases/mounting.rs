@@ -23,6 +23,13 @@ fn ls(lab: &Lab) -> Command {
     lab.cinderfs(&["ls", "--config", config.to_str().unwrap(), lab.backend()])
 }
 
+/// The names of the backends where there is a local one.
+fn backends(lab: &Lab) -> [&str; 2] {
+    let mut names = [lab.backend(), "local"];
+    names.sort_unstable();
+    names
+}
+
 pub fn a_share_that_is_mounted_already_is_used_and_left(server: &dyn FileServer) {
     let lab = Lab::on_share(server, SMALL_OBJECTS);
     let point = lab.mount_point();
@@ -128,10 +135,13 @@ pub fn a_share_that_cannot_be_mounted(server: &dyn FileServer) {
     assert!(words.contains(&share.name), "{words}");
     with_local(&lab, "");
     let mount = lab.mount();
-    assert_eq!(names(mount.root()), [lab.backend(), "local"]);
-    let (state, why) = status(&mount, lab.backend());
-    assert_eq!(state, "unavailable");
-    assert!(why.contains(&said), "{why}: {said}");
+    assert_eq!(names(mount.root()), backends(&lab));
+    wait_for("the status says what mount(8) says", || {
+        let _ = output(&mut command("ls", &[mount.path(lab.backend())]));
+        let (state, why) = status(&mount, lab.backend());
+        assert_eq!(state, "unavailable");
+        why.contains(&said)
+    });
     assert_eq!(status(&mount, "local").0, "available");
     check_local(&mount, "meanwhile");
     wait_for("the log says so", || lab.log().contains(&said));
@@ -178,7 +188,7 @@ pub fn a_server_that_comes_later(server: &dyn FileServer) {
     assert_eq!(code, 1);
     assert!(words.contains(&lab.share().name), "{words}");
     let mount = lab.mount();
-    assert_eq!(names(mount.root()), [lab.backend(), "local"]);
+    assert_eq!(names(mount.root()), backends(&lab));
     check_local(&mount, "meanwhile");
     assert_eq!(status(&mount, lab.backend()).0, "unavailable");
     server.go_on();
