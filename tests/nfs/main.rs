@@ -2,8 +2,11 @@
 //! are gone. It runs in a virtual machine, for the kernel of this one may have no client.
 
 mod cases;
+mod cinder;
 #[path = "../common/mod.rs"]
 mod common;
+mod guide;
+mod own;
 mod servers;
 #[path = "../common/share_cases/mod.rs"]
 mod share_cases;

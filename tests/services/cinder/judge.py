@@ -61,6 +61,7 @@ from oslo_utils import importutils  # noqa: E402
 
 from cinder.common import config  # noqa: E402,F401
 from cinder import context  # noqa: E402
+from cinder import coordination  # noqa: E402
 from cinder import objects  # noqa: E402
 from cinder import rpc  # noqa: E402
 from cinder import version  # noqa: E402
@@ -123,6 +124,8 @@ class Judge:
         self.manager = manager.BackupManager(host=CONF.host)
         self.volumes = standins.install(self.manager)
         self.register()
+        # As the service does that cinder-backup runs in: the NFS driver mounts under a lock.
+        coordination.COORDINATOR.start()
         self.manager.init_host()
         with eventlet.Timeout(30):
             while not self.manager.is_working():
