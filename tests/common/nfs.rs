@@ -248,6 +248,10 @@ impl FileServer for Nfs {
         }
     }
 
+    fn no_share(&self) -> String {
+        format!("{}/none", self.share())
+    }
+
     fn lines(&self, share: &str, base: &Path) -> String {
         let mut lines = format!(
             "backup_driver = cinder.backup.drivers.nfs.NFSBackupDriver\n\

@@ -12,7 +12,8 @@ mod cinders_version {
         mounting::a_share_that_is_mounted_already_is_used_and_left
         mounting::what_we_mounted_goes_with_us
         mounting::what_others_use_stays_mounted
-        mounting::a_share_that_cannot_be_mounted_yet
+        mounting::a_share_that_cannot_be_mounted
+        mounting::a_share_that_can_be_mounted_later
         mounting::an_ordinary_user_hears_what_to_do
         mounting::what_else_is_mounted_there_is_not_written_to
         mounting::a_mount_that_is_taken_away

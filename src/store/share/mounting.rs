@@ -91,7 +91,10 @@ fn check(share: &Share, path: &Path, mount: &Mount) -> Result<()> {
     );
     let advice = match is_kind {
         // Cinder takes whatever is there: it may be in use.
-        true => format!("if it is the same, write it so: {source}"),
+        true => format!(
+            "if it is the same, write it so: {source}; else unmount it: umount {}",
+            path.display()
+        ),
         false => format!("unmount it: umount {}", path.display()),
     };
     Err(unusable(share, path, reason).advise(advice))

@@ -45,7 +45,7 @@ pub const IMPATIENT: &str = "backup_file_size = 1048576\nrequest_timeout = 3\n";
 /// As much as is enough for a server that answers at all.
 pub const PATIENT: &str = "backup_file_size = 1048576\nrequest_timeout = 10\n";
 /// More than is read ahead by anybody.
-const LONG: usize = 32 * MIB;
+const LONG: usize = 48 * MIB;
 
 /// Bytes that no codec makes smaller.
 pub fn noise(seed: u64, length: usize) -> Vec<u8> {
