@@ -66,7 +66,9 @@ fn a_server_that_forgets(options: &'static str) {
     }
     assert!(cat(&of(&mount, "new")).unwrap() == new);
     assert_eq!(listed(&lab, &mount), ["image", "new"]);
-    assert!(lab.log().contains("mounted anew"), "{}", lab.log());
+    // To be filled, to be read, and anew.
+    let mounted = lab.log().matches("INFO mounted share").count();
+    assert!(mounted > 2, "{}", lab.log());
     assert_eq!(mount.unmount(), 0);
     check_whole(&lab);
 }
@@ -186,7 +188,7 @@ fn an_ordinary_user_mounts_by_a_line_of_fstab() {
 #[test]
 #[ignore = "runs in a virtual machine"]
 fn a_server_that_refuses_is_heard() {
-    for (options, words) in [("vers=3", "access denied by server"), ("", "No such file")] {
+    for options in ["vers=3", ""] {
         let nfs = Nfs::mounted_with(options);
         let share = NewShare {
             name: "127.0.0.1:/none".into(),
@@ -195,8 +197,8 @@ fn a_server_that_refuses_is_heard() {
         let lab = Lab::on_that_share(&nfs, &share, "backup_mount_attempts = 1\n");
         let (code, said) = fail(ask(&lab, &["ls"]).arg(lab.backend()));
         assert_eq!(code, 1);
-        let told = [words, "127.0.0.1:/none", "mount.nfs:"];
-        assert!(told.iter().all(|told| said.contains(told)), "{said}");
+        let told = "mount.nfs: access denied by server while mounting 127.0.0.1:/none";
+        assert!(said.contains(told), "{said}");
     }
 }
 

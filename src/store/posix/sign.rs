@@ -55,7 +55,8 @@ impl Sign {
                 Marked::Held => {}
             }
             if let Err(e) = footing.give(path) {
-                let _ = fs::remove_file(path);
+                // Best effort: without a lock it means nothing.
+                let _ = lock::remove(&file, path);
                 return Err(e);
             }
             return Ok(Some(Self {
