@@ -252,6 +252,11 @@ impl FileServer for Nfs {
         format!("{}/none", self.share())
     }
 
+    /// The machine is slow.
+    fn patience(&self) -> u32 {
+        10
+    }
+
     fn lines(&self, share: &str, base: &Path) -> String {
         let mut lines = format!(
             "backup_driver = cinder.backup.drivers.nfs.NFSBackupDriver\n\

@@ -18,6 +18,11 @@ pub trait FileServer: Sync {
     /// The name of a share that there is not.
     fn no_share(&self) -> String;
 
+    /// Within so many seconds it does whatever nothing holds up.
+    fn patience(&self) -> u32 {
+        3
+    }
+
     /// The lines of Cinder's that name the driver, a share, and where shares are mounted.
     fn lines(&self, share: &str, base: &Path) -> String;
 

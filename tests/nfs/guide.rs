@@ -4,7 +4,7 @@
 use crate::common::glusterfs::Gluster;
 use crate::common::mount::{Lab, MIB, SMALL_OBJECTS, command, fail, output, run, wait_for};
 use crate::common::nfs::{Kind, Nfs};
-use crate::share_cases::{VOLUME, cat, listed, noise, of};
+use crate::share_cases::{VOLUME, cat, known, listed, noise, of};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -44,7 +44,7 @@ fn a_volume_on_glusterfs_is_backed_up_to_nfs_and_restored() {
     };
     run(&mut back_up(&["--name", DAYS[0]]));
     images.push(fs::read(&source).unwrap());
-    wait_for("it is listed", || listed(&lab, &mount) == DAYS[..1]);
+    wait_for("it shows", || known(&lab, &mount, DAYS[0]).exists());
     change(&source, 2, MIB + 5, 70_000);
     let drop = of(&mount, ".incremental").join(DAYS[1]);
     run(&mut command("cp", &[&source, &drop]));

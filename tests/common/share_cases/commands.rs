@@ -17,7 +17,7 @@ fn ends(lab: &Lab, arguments: &[&str]) -> (i32, String) {
 }
 
 pub fn commands_over_a_server_that_stands_still(server: &dyn FileServer) {
-    let (lab, data) = with_backup(server, IMPATIENT, 4 * MIB);
+    let (lab, data) = with_backup(server, &impatient(server), 4 * MIB);
     let (target, source) = (lab.path("restored"), lab.path("source"));
     let (target, source) = (target.to_str().unwrap(), source.to_str().unwrap());
     let volume = format!("{}/{VOLUME}", lab.backend());

@@ -41,7 +41,9 @@ pub(crate) use on_a_share;
 
 pub const VOLUME: &str = "5f0c2b1e-8b1f-4c58-a1a4-0c6f5f1f2a01";
 /// Little patience with the server.
-pub const IMPATIENT: &str = "backup_file_size = 1048576\nrequest_timeout = 3\n";
+pub fn impatient(server: &dyn FileServer) -> String {
+    format!("{SMALL_OBJECTS}request_timeout = {}\n", server.patience())
+}
 /// As much as is enough for a server that answers at all.
 pub const PATIENT: &str = "backup_file_size = 1048576\nrequest_timeout = 10\n";
 /// More than is read ahead by anybody.

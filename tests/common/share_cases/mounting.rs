@@ -181,8 +181,8 @@ pub fn a_share_that_can_be_mounted_later(server: &dyn FileServer) {
 
 /// A server that is gone does not keep the mount from starting.
 pub fn a_server_that_comes_later(server: &dyn FileServer) {
-    let (lab, data) = with_backup(server, IMPATIENT, MIB);
-    with_local(&lab, IMPATIENT);
+    let (lab, data) = with_backup(server, &impatient(server), MIB);
+    with_local(&lab, &impatient(server));
     server.stop();
     let (code, words) = fail(&mut ls(&lab));
     assert_eq!(code, 1);

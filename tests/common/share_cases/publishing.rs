@@ -5,8 +5,6 @@ use super::*;
 use crate::common::mount::write;
 use std::time::Instant;
 
-const SHORT: &str = "backup_file_size = 1048576\nrequest_timeout = 2\n";
-
 /// When the server is let stand still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Moment {
@@ -53,7 +51,7 @@ fn all_names(folder: &Path, found: &mut Vec<String>) {
 /// Whenever it is: the backup is there whole, or it is not there, whatever its writer was
 /// told; it can be deleted, and written again.
 pub fn what_was_given_up_while_publishing_harms_nothing(server: &dyn FileServer) {
-    let lab = Lab::on_share(server, SHORT);
+    let lab = Lab::on_share(server, &impatient(server));
     let data = noise(8, 2 * MIB);
     let mount = lab.mount();
     let path = of(&mount, "image");

@@ -14,8 +14,8 @@ fn threads(pid: u32) -> usize {
 /// The reader ends at the deadline. What was read before is read again from memory, and
 /// another backend goes on.
 pub fn a_server_that_stands_still_in_mid_restore(server: &dyn FileServer) {
-    let (lab, data) = with_backup(server, IMPATIENT, LONG);
-    with_local(&lab, IMPATIENT);
+    let (lab, data) = with_backup(server, &impatient(server), LONG);
+    with_local(&lab, &impatient(server));
     let mount = lab.mount_with("mnt", "memory=64M");
     let path = of(&mount, "image");
     let mut reader = Reader::new(&path);
@@ -54,7 +54,7 @@ pub fn a_server_that_stands_still_in_mid_restore(server: &dyn FileServer) {
 
 /// The writer hears of it at the deadline. What its server does of it later harms nothing.
 pub fn a_server_that_stands_still_in_mid_backup(server: &dyn FileServer) {
-    let (lab, data) = with_backup(server, IMPATIENT, 4 * MIB);
+    let (lab, data) = with_backup(server, &impatient(server), 4 * MIB);
     let new = noise(2, LONG);
     let mount = lab.mount_with("mnt", "memory=16M");
     let mut writer = Writer::new(&of(&mount, "new"));
@@ -85,8 +85,8 @@ pub fn a_server_that_stands_still_in_mid_backup(server: &dyn FileServer) {
 /// However many read: each of them ends, and they cost few threads.
 pub fn many_readers_cost_few_threads(server: &dyn FileServer) {
     const READERS: usize = 64;
-    let (lab, data) = with_backup(server, IMPATIENT, READERS * MIB);
-    with_local(&lab, IMPATIENT);
+    let (lab, data) = with_backup(server, &impatient(server), READERS * MIB);
+    with_local(&lab, &impatient(server));
     let mount = lab.mount();
     let path = of(&mount, "image");
     fs::metadata(&path).unwrap();
@@ -125,7 +125,7 @@ pub fn many_readers_cost_few_threads(server: &dyn FileServer) {
 
 /// Ending the daemon takes no longer than a server may hold a thread.
 pub fn the_daemon_ends_while_its_server_stands_still(server: &dyn FileServer) {
-    let (lab, data) = with_backup(server, IMPATIENT, LONG);
+    let (lab, data) = with_backup(server, &impatient(server), LONG);
     let mount = lab.mount_with("mnt", "memory=16M");
     let mut reader = Reader::new(&of(&mount, "image"));
     reader.take(4 * MIB);
