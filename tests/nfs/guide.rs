@@ -2,11 +2,11 @@
 //! to a share of NFS, restored, and deleted again.
 
 use crate::common::glusterfs::Gluster;
-use crate::common::mount::{Lab, MIB, SMALL_OBJECTS, command, fail, output, run, wait_for};
+use crate::common::mount::{Lab, MIB, SMALL_OBJECTS, command, fail, run, wait_for};
 use crate::common::nfs::{Kind, Nfs};
 use crate::share_cases::{VOLUME, cat, known, listed, noise, of};
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 
 const DAYS: [&str; 3] = ["monday", "tuesday", "wednesday"];
@@ -51,13 +51,11 @@ fn a_volume_on_glusterfs_is_backed_up_to_nfs_and_restored() {
     images.push(fs::read(&source).unwrap());
     change(&source, 3, 5 * MIB, 300_000);
     // What cp has written can be written to for a moment, and nobody builds on it before.
-    wait_for("the last one is built on", || {
-        let tried = output(&mut back_up(&["--incremental", "--name", DAYS[2]]));
-        let said = String::from_utf8_lossy(&tried.stderr);
-        let is_done = tried.status.success();
-        assert!(is_done || said.contains("still being written"), "{said}");
-        is_done
+    wait_for("it is finished for good", || {
+        let stat = fs::metadata(of(&mount, DAYS[1])).unwrap();
+        stat.permissions().mode() & 0o777 == 0o440
     });
+    run(&mut back_up(&["--incremental", "--name", DAYS[2]]));
     images.push(fs::read(&source).unwrap());
     assert!(images.iter().all(|image| image.len() == LENGTH));
 
