@@ -14,7 +14,8 @@ fn threads(pid: u32) -> usize {
 /// The reader ends at the deadline. What was read before is read again from memory, and
 /// another backend goes on.
 pub fn a_server_that_stands_still_in_mid_restore(server: &dyn FileServer) {
-    let (lab, data) = with_backup(server, &impatient(server), LONG);
+    // The daemon has more memory than in other cases, to keep what was read.
+    let (lab, data) = with_backup(server, &impatient(server), LONG / 2 * 3);
     with_local(&lab, &impatient(server));
     let mount = lab.mount_with("mnt", "memory=64M");
     let path = of(&mount, "image");
