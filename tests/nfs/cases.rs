@@ -24,7 +24,6 @@ mod cinders_version {
         faults::a_short_outage_is_survived
         faults::a_deletion_without_a_server
         waiting::many_readers_cost_few_threads
-        waiting::the_daemon_ends_while_its_server_stands_still
     }
 }
 
