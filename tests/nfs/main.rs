@@ -9,6 +9,7 @@ mod guide;
 mod own;
 mod servers;
 #[path = "../common/share_cases/mod.rs"]
+#[allow(dead_code, reason = "not every case is NFS's")]
 mod share_cases;
 
 use std::time::Duration;
