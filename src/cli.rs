@@ -41,7 +41,7 @@ const LAST_TASKS: Duration = Duration::from_secs(5);
 const LAST_SIGNS: Duration = Duration::from_secs(2);
 /// The same for calls that should not be interrupted: longer than clients of GlusterFS
 /// wait for a silent server unless they are told otherwise (42 s).
-const LAST_LOCKS: Duration = Duration::from_secs(60);
+const LAST_CALLS: Duration = Duration::from_secs(60);
 
 /// OpenStack Cinder's volume backups as files.
 #[derive(Debug, Parser)]
@@ -208,10 +208,7 @@ impl Drop for Threads {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_timeout(LAST_TASKS);
-            if !settle(LAST_SIGNS) {
-                tracing::warn!("waiting for a file server that holds a lock");
-                settle(LAST_LOCKS);
-            }
+            settle(LAST_SIGNS, LAST_CALLS);
         }
     }
 }

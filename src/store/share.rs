@@ -14,9 +14,9 @@ mod program;
 
 pub use anchor::{Anchor, freshen};
 
-use crate::config;
+use crate::config::{self, ShareKind};
 use crate::error::{Error, Kind, Result};
-use crate::task::{Pulse, aside, patiently};
+use crate::task::{Pulse, aside, patiently, undisturbed};
 use hold::Holds;
 use lease::Lease;
 use std::path::Path;
@@ -154,6 +154,14 @@ impl State {
         Error::new(Kind::TimedOut, "use", subject, reason)
     }
 
+    /// Runs what a client of GlusterFS must not be disturbed at.
+    fn guard<T>(&self, call: impl FnOnce() -> T) -> T {
+        match self.options.kind {
+            ShareKind::Nfs => call(),
+            ShareKind::GlusterFs => undisturbed(call),
+        }
+    }
+
     /// What came of a request in the end.
     fn note<T>(&self, outcome: &Result<T>) {
         match outcome {
@@ -251,8 +259,9 @@ impl Share {
     /// end.
     pub fn leave(&self, name: &Path, work: impl FnOnce() + Send + 'static) {
         let hold = self.state.holds.join(name);
+        let state = Arc::clone(&self.state);
         aside(move || {
-            work();
+            state.guard(work);
             drop(hold);
         });
     }
@@ -284,7 +293,7 @@ impl Share {
         let patience = patience.max(short(&state.options));
         let done = patiently(patience, move |pulse| {
             let outcome = match at.holds() {
-                Ok(true) => job(&at, pulse),
+                Ok(true) => answered.guard(|| job(&at, pulse)),
                 Ok(false) => Err(gone(&answered)),
                 Err(e) => Err(Error::io("use", answered.options.share.clone(), &e)),
             };

@@ -3,46 +3,61 @@
 //! A thread that ends in the middle of a call to a file system has that call interrupted.
 //! A client of GlusterFS whose server is silent, and whose lock is interrupted, was seen
 //! to stand still ever after, for everybody who uses that mount, and to keep the thread
-//! with it.
+//! with it. That client gives up by itself, and then the call returns.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-static RUNNING: Mutex<usize> = Mutex::new(0);
+static RUNNING: Mutex<Running> = Mutex::new(Running {
+    undisturbed: 0,
+    aside: 0,
+});
 static ENDED: Condvar = Condvar::new();
 
-fn running() -> MutexGuard<'static, usize> {
+/// How many run.
+struct Running {
+    undisturbed: usize,
+    aside: usize,
+}
+
+fn running() -> MutexGuard<'static, Running> {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs `call`, which may block. The program ends afterwards only, see [`settle`].
 pub fn undisturbed<T>(call: impl FnOnce() -> T) -> T {
-    *running() += 1;
+    running().undisturbed += 1;
     let done = call();
-    *running() -= 1;
+    running().undisturbed -= 1;
     ENDED.notify_all();
     done
 }
 
-/// Runs `work`, which nobody waits for, on a thread of its own. The program ends
-/// afterwards only.
+/// Runs `work`, which clears up and which nobody waits for but the end of the program, and
+/// that for a moment only, on a thread of its own.
 pub fn aside(work: impl FnOnce() + Send + 'static) {
-    *running() += 1;
+    running().aside += 1;
     let run = move || {
         work();
-        *running() -= 1;
+        running().aside -= 1;
         ENDED.notify_all();
     };
     if std::thread::Builder::new().spawn(run).is_err() {
         // It was dropped with what it should have done.
-        *running() -= 1;
+        running().aside -= 1;
     }
 }
 
-/// Waits until no such call runs, but no longer than `limit`: whether that is so. Blocks.
-pub fn settle(limit: Duration) -> bool {
-    let waited = ENDED.wait_timeout_while(running(), limit, |running| *running > 0);
-    *waited.unwrap_or_else(PoisonError::into_inner).0 == 0
+/// Waits until nothing of that runs, but no longer than `moment`, and until no call runs
+/// that must not be disturbed, but no longer than `limit`: whether that is so. Blocks.
+pub fn settle(moment: Duration, limit: Duration) -> bool {
+    let all = |running: &mut Running| running.undisturbed + running.aside > 0;
+    drop(ENDED.wait_timeout_while(running(), moment, all));
+    if running().undisturbed > 0 {
+        tracing::warn!("waiting for a call that a file server holds");
+    }
+    let waited = ENDED.wait_timeout_while(running(), limit, |running| running.undisturbed > 0);
+    waited.unwrap_or_else(PoisonError::into_inner).0.undisturbed == 0
 }
 
 #[cfg(test)]
@@ -61,9 +76,10 @@ mod tests {
             });
         });
         hear.recv().unwrap();
-        assert!(!settle(Duration::from_millis(50)));
+        let moment = Duration::from_millis(50);
+        assert!(!settle(moment, moment));
         go_on.send(()).unwrap();
-        assert!(settle(Duration::from_secs(60)));
+        assert!(settle(moment, Duration::from_secs(60)));
         thread.join().unwrap();
     }
 }

@@ -6,7 +6,6 @@
 //! whether it is still there once it is locked: so nobody relies on a file without a name.
 
 use crate::store::share::freshen;
-use crate::task::undisturbed;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions};
@@ -53,9 +52,7 @@ fn judge(result: Result<(), Errno>) -> io::Result<Tried> {
 }
 
 fn attempt(file: &File, operation: FlockOperation) -> io::Result<Tried> {
-    judge(undisturbed(|| {
-        rustix::io::retry_on_intr(|| flock(file, operation))
-    }))
+    judge(rustix::io::retry_on_intr(|| flock(file, operation)))
 }
 
 /// Whether `path` still is the name of `file`.
