@@ -155,7 +155,9 @@ impl DeletingSign {
             };
         }
         if store.is_claimed(&child_of(backup_id)).await? {
-            return refuse("another program is building on it, or changing it".to_owned());
+            let reason = "a backup that another program is writing is built on it, or another \
+                          program is changing it";
+            return refuse(reason.to_owned());
         }
         Ok(Self { _claims: claims })
     }
