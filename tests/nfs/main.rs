@@ -16,5 +16,5 @@ use std::time::Duration;
 
 #[test]
 fn in_a_virtual_machine() {
-    common::machine::run_ignored("", Duration::from_secs(1500));
+    common::machine::run_ignored("", Duration::from_secs(2400));
 }
