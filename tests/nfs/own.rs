@@ -122,7 +122,7 @@ fn root_hears_of_root_squash() {
     };
     let (code, said) = fail(&mut back_up());
     assert_eq!(code, 1);
-    let told = ["user 1234", "root_squash", "run this as that user"];
+    let told = ["user 1234", "root_squash", "run this as the user who owns"];
     assert!(told.iter().all(|told| said.contains(told)), "{said}");
     assert_eq!(files_in(&lab.store()), 0);
     // That of whom root is there is nobody else's.
