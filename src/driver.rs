@@ -12,6 +12,7 @@ mod content;
 mod quota;
 mod record;
 mod sink;
+mod tsm;
 
 pub use check::{Garbage, GarbageKind, Progress, Verdict};
 pub use chunked::{digests, is_zero};
@@ -256,6 +257,7 @@ pub fn build(backend: &config::Backend, resources: &Resources) -> Result<Arc<dyn
         config::Driver::Share(options) => Arc::new(chunked::share(options, common, resources)?),
         config::Driver::Swift(options) => Arc::new(chunked::swift(options, common, resources)?),
         config::Driver::Ceph(options) => Arc::new(ceph::CephDriver::new(options, common)),
+        config::Driver::Tsm(options) => Arc::new(tsm::TsmDriver::new(options, common)),
     };
     Ok(quota::LimitedDriver::wrap(driver, backend.common.quotas))
 }

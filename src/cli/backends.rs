@@ -60,6 +60,10 @@ impl StoreArguments {
                 }
                 config::Driver::Swift(_) => "swift",
                 config::Driver::Ceph(_) => "ceph",
+                config::Driver::Tsm(options) => {
+                    folders.extend(options.staging.canonicalize());
+                    "tsm"
+                }
             };
             backends.push(Backend {
                 name: backend.name.clone(),

@@ -1,0 +1,150 @@
+//! What programs that were ended have left in the folder of stages: nothing of it is a
+//! backup, for those are on the server.
+
+use super::Shared;
+use super::catalog::Catalog;
+use super::client::{Mode, OPTION_FILE};
+use super::names::Name;
+use super::stage::{ARRIVING, FOLDER, LOCK};
+use super::write::SPOOL;
+use crate::driver::{Garbage, GarbageKind};
+use crate::error::{Error, Result};
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// All that is left, and was not written to for that long. Blocks. `objects` are those that
+/// the server has.
+///
+/// # Errors
+/// When a folder cannot be read.
+pub fn find(shared: &Shared, age: Duration, objects: &HashSet<Name>) -> Result<Vec<Garbage>> {
+    let staging = &shared.options.staging;
+    let mut found = Vec::new();
+    let mut take = |path: PathBuf, kind, name: Option<Name>| {
+        if is_free(shared, &path)
+            && let Ok(stat) = fs::symlink_metadata(&path)
+            && stat.is_file()
+            && is_old(&stat, age)
+        {
+            found.push(Garbage {
+                kind,
+                volume_id: name.as_ref().and_then(|name| name.own_volume(staging)),
+                backup_id: name.map(|name| name.id),
+                container: staging.display().to_string(),
+                objects: vec![path.display().to_string()],
+                bytes: stat.len(),
+                modified: stat.modified().ok(),
+            });
+        }
+    };
+    for path in list(&staging.join(SPOOL))? {
+        take(path, GarbageKind::Staged, None);
+    }
+    for path in list(&staging.join(FOLDER))? {
+        let is = |extension: &str| path.extension().is_some_and(|found| found == extension);
+        if is(ARRIVING) || is("img") && !path.with_extension("json").exists() {
+            take(path, GarbageKind::Staged, None);
+        }
+    }
+    for path in list(shared.client.run_folder())? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(OPTION_FILE) {
+            take(path, GarbageKind::Staged, None);
+        }
+    }
+    for folder in list(staging)?.into_iter().filter(|path| path.is_dir()) {
+        for path in list(&folder)? {
+            let text = path.to_string_lossy().into_owned();
+            if let Some(name) = Name::parse(&text, Mode::File, &shared.options.prefix)
+                && name.own_volume(staging).is_some()
+            {
+                take(path, GarbageKind::Unfinished, Some(name));
+            }
+        }
+    }
+    // Notes on what the server does not have (any more).
+    let catalog = Catalog::read(&shared.options.catalog)?;
+    for note in catalog.notes.into_values() {
+        let name = Name {
+            path: note.path,
+            mode: note.mode,
+            id: note.id,
+        };
+        if !objects.contains(&name) {
+            let path = note_of(shared, &name.id);
+            take(path, GarbageKind::Unfinished, Some(name));
+        }
+    }
+    Ok(found)
+}
+
+fn note_of(shared: &Shared, id: &str) -> PathBuf {
+    shared.options.catalog.join(format!("{id}.cinderfs.json"))
+}
+
+/// Removes what was found, if it still is that. Blocks.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn sweep(shared: &Shared, garbage: &Garbage, objects: &HashSet<Name>) -> Result<bool> {
+    for object in &garbage.objects {
+        let path = Path::new(object);
+        let is_ours =
+            path.starts_with(&shared.options.staging) || path.starts_with(&shared.options.catalog);
+        let is_back = objects.iter().any(|name| note_of(shared, &name.id) == path);
+        let is_same = fs::symlink_metadata(path)
+            .and_then(|stat| stat.modified())
+            .is_ok_and(|modified| Some(modified) == garbage.modified);
+        if !is_ours || is_back || !is_same || !is_free(shared, path) {
+            return Ok(false);
+        }
+        fs::remove_file(path).map_err(|e| Error::io("remove", object.clone(), &e))?;
+        if garbage.kind == GarbageKind::Unfinished
+            && let Some(folder) = path.parent()
+            && folder != shared.options.catalog
+        {
+            let _ = fs::remove_dir(folder);
+        }
+    }
+    Ok(true)
+}
+
+fn is_old(stat: &fs::Metadata, age: Duration) -> bool {
+    let modified = stat.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+    let since = SystemTime::now().duration_since(modified);
+    since.unwrap_or_default() >= age
+}
+
+/// Whether nobody is at it: who is holds a lock, on the file or on the one beside it.
+fn is_free(shared: &Shared, path: &Path) -> bool {
+    let extension = path.extension().unwrap_or_default();
+    let lock = if extension == ARRIVING {
+        path.with_extension(LOCK)
+    } else if path.starts_with(&shared.options.catalog) && extension == "json" {
+        // Its backup may be on its way.
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let id = name.split('.').next().unwrap_or_default();
+        shared.options.staging.join(SPOOL).join(id)
+    } else {
+        path.to_owned()
+    };
+    match File::open(lock) {
+        Ok(file) => file.try_lock().is_ok(),
+        Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+    let failed = |e| Error::io("look into", folder.display().to_string(), &e);
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(failed(e)),
+    };
+    let paths = entries.map(|entry| Ok(entry?.path()));
+    let mut paths = paths.collect::<std::io::Result<Vec<_>>>().map_err(failed)?;
+    paths.sort_unstable();
+    Ok(paths)
+}

@@ -1,0 +1,392 @@
+//! A backup in the making: spooled whole, then sent by the client under a name of its own,
+//! and only a backup once the server says that it has it.
+
+use super::catalog::{self, Note, micros};
+use super::client::Mode;
+use super::listing::{Found, SERVICE, new_generation, service_metadata};
+use super::names::Name;
+use super::part::sha256;
+use super::tsm_error;
+use super::{Shared, delete_object};
+use crate::driver::{Backup, BackupSink, ChunkData, Description, is_zero};
+use crate::error::{Error, Result};
+use crate::format::Timestamp;
+use crate::task::blocking;
+use async_trait::async_trait;
+use bytes::Bytes;
+use rustix::fs::FallocateFlags;
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Below the folder of stages: what is being written.
+pub const SPOOL: &str = ".spool";
+/// How the image is cut up on its way into the spool, in bytes.
+const CHUNK: u64 = 4 << 20;
+/// What is written at a time; so much that is zero becomes a hole.
+const PIECE: usize = 256 << 10;
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct SpooledSink {
+    shared: Arc<Shared>,
+    volume_id: String,
+    name: Name,
+    created_at: Timestamp,
+    spool: PathBuf,
+    file: Arc<File>,
+    /// How long the chunks are that were stored.
+    lengths: Mutex<HashMap<u64, u64>>,
+    /// Something was stored since it was sent.
+    is_changed: AtomicBool,
+    sent: tokio::sync::Mutex<Sent>,
+}
+
+#[derive(Debug, Default)]
+struct Sent {
+    /// The server may have something of that name.
+    is_tried: bool,
+    published: Option<Found>,
+}
+
+/// A link that goes, whatever happens, and its folder if nothing else is in it.
+struct Link(PathBuf);
+
+impl Link {
+    /// Makes it.
+    fn new(spool: &Path, path: &Path) -> std::io::Result<Self> {
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        // Who removes a link beside it may remove the folder.
+        for _ in 0..100 {
+            fs::create_dir_all(folder)?;
+            match fs::hard_link(spool, path) {
+                Ok(()) => return Ok(Self(path.to_owned())),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound && spool.exists() => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Err(std::io::ErrorKind::ResourceBusy.into())
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if let Err(e) = fs::remove_file(&self.0) {
+            tracing::warn!("the link {} is left: {e}", self.0.display());
+        }
+        if let Some(folder) = self.0.parent() {
+            let _ = fs::remove_dir(folder);
+        }
+    }
+}
+
+impl SpooledSink {
+    /// Begins a new backup of a volume.
+    ///
+    /// # Errors
+    /// When the spool cannot be written to.
+    pub(super) async fn new(shared: &Arc<Shared>, volume_id: &str) -> Result<Self> {
+        let id = uuid::Uuid::new_v4().to_string();
+        let options = &shared.options;
+        let file_name = format!("{}-{id}", options.prefix);
+        let name = Name {
+            path: options.staging.join(volume_id).join(file_name),
+            mode: Mode::File,
+            id,
+        };
+        let spool = options.staging.join(SPOOL).join(&name.id);
+        let (path, catalog) = (spool.clone(), options.catalog.clone());
+        let make = move || {
+            let folder = path.parent().unwrap_or(Path::new("/"));
+            let make = || {
+                use std::os::unix::fs::OpenOptionsExt;
+                fs::create_dir_all(folder)?;
+                fs::create_dir_all(&catalog)?;
+                let mut options = File::options();
+                options.read(true).write(true).create_new(true).mode(0o600);
+                let file = options.open(&path)?;
+                // Whoever finds it sees that somebody is at it.
+                file.lock()?;
+                Ok(file)
+            };
+            make().map_err(|e: std::io::Error| {
+                Error::io("make a spool file in", folder.display().to_string(), &e)
+                    .advise("set backup_tsm_staging_path to a folder that may be written to")
+            })
+        };
+        let file = blocking(make).await?;
+        Ok(Self {
+            shared: Arc::clone(shared),
+            volume_id: volume_id.to_owned(),
+            name,
+            created_at: Timestamp::now(),
+            spool,
+            file: Arc::new(file),
+            lengths: Mutex::default(),
+            is_changed: AtomicBool::new(true),
+            sent: tokio::sync::Mutex::default(),
+        })
+    }
+
+    fn lengths(&self) -> MutexGuard<'_, HashMap<u64, u64>> {
+        self.lengths.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn write(&self, start: u64, data: Option<ChunkData>, length: u64) -> Result<()> {
+        self.is_changed.store(true, Ordering::SeqCst);
+        let file = Arc::clone(&self.file);
+        blocking(move || {
+            // What was there before, and what is zero now, is a hole.
+            let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            rustix::fs::fallocate(&*file, punch, start, length.max(1))
+                .map_err(|e| spool_error(&e.into()))?;
+            let Some(data) = data.filter(|data| !matches!(data, ChunkData::Zero(_))) else {
+                return Ok(());
+            };
+            let mut piece = vec![0; PIECE];
+            let mut at = 0;
+            while at < data.len() {
+                let length = (data.len() - at).min(PIECE as u64);
+                let Some(piece) = piece.get_mut(..length as usize) else {
+                    break;
+                };
+                data.read_at(at, piece)?;
+                if !is_zero(piece) {
+                    let written = file.write_all_at(piece, start + at);
+                    written.map_err(|e| spool_error(&e))?;
+                }
+                at += length;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    fn note(&self, size: u64, description: &Description, sha256: String) -> Note {
+        Note {
+            id: self.name.id.clone(),
+            volume_id: self.volume_id.clone(),
+            path: self.name.path.clone(),
+            mode: self.name.mode,
+            name: description.name.clone(),
+            description: description.description.clone(),
+            created_at: Some(self.created_at.to_python()),
+            modified: description.modified.and_then(micros),
+            size,
+            sha256: Some(sha256),
+        }
+    }
+
+    async fn keep(&self, note: Note) -> Result<()> {
+        let folder = self.shared.options.catalog.clone();
+        blocking(move || catalog::keep(&folder, &note)).await
+    }
+
+    /// Sends what is in the spool, and asks for it.
+    async fn send(&self, size: u64, before: Option<&Found>) -> Result<(String, super::rows::Size)> {
+        let (spool, path) = (self.spool.clone(), self.name.path.clone());
+        let link = blocking(move || {
+            Link::new(&spool, &path)
+                .map_err(|e| Error::io("link the spool as", path.display().to_string(), &e))
+        })
+        .await?;
+        let client = &self.shared.client;
+        let is_counted = client.back_up(&self.name.path, self.name.mode).await?;
+        let rows = client.files(&self.name.path, false, false).await?;
+        drop(link);
+        let is_it = |row: &super::rows::Row| {
+            Path::new(&row.path) == self.name.path && row.is_active && row.size.admits(size)
+        };
+        let missing = |reason: &str| Err(tsm_error("send", &self.name, reason));
+        let Some(row) = rows.into_iter().find(is_it) else {
+            return missing("dsmc says that it was sent, and the server does not have it");
+        };
+        if let Some(before) = before
+            && before.date == row.date
+            && !is_counted
+        {
+            return missing("the server has what was sent before, and nothing newer");
+        }
+        Ok((row.date, row.size))
+    }
+
+    fn found(&self, note: &Note, date: String, size: super::rows::Size) -> Found {
+        let backup = Backup {
+            id: self.name.id.clone(),
+            volume_id: self.volume_id.clone(),
+            parent_id: None,
+            name: Some(note.name.clone()),
+            written_as_file: true,
+            description: note.description.clone(),
+            created_at: Some(self.created_at),
+            modified: note.modified(),
+            size: note.size,
+            data_bytes: None,
+            stored_bytes: None,
+            generation: new_generation(&self.name, &date),
+            object_count: 1,
+            compression: String::new(),
+            depth: 0,
+            service: SERVICE,
+            container: String::new(),
+            service_metadata: service_metadata(&self.name),
+            fault: None,
+        };
+        Found {
+            backup: Arc::new(backup),
+            name: self.name.clone(),
+            date,
+            size,
+            note: Some(note.clone()),
+        }
+    }
+}
+
+fn spool_error(e: &std::io::Error) -> Error {
+    Error::io("write to", "the spool of what is to be sent", e).advise(
+        "make room in backup_tsm_staging_path: a backup is there as a whole before it is sent",
+    )
+}
+
+#[async_trait]
+impl BackupSink for SpooledSink {
+    fn backup_id(&self) -> &str {
+        &self.name.id
+    }
+
+    fn chunk_size(&self) -> u64 {
+        CHUNK
+    }
+
+    fn admit_size(&self, _size: u64) -> Result<()> {
+        Ok(())
+    }
+
+    async fn store(&self, index: u64, data: ChunkData) -> Result<()> {
+        let length = data.len();
+        self.write(index * CHUNK, Some(data), length.max(CHUNK))
+            .await?;
+        self.lengths().insert(index, length);
+        Ok(())
+    }
+
+    async fn load(&self, index: u64) -> Result<Option<ChunkData>> {
+        let Some(length) = self.lengths().get(&index).copied() else {
+            return Ok(None);
+        };
+        let file = Arc::clone(&self.file);
+        blocking(move || {
+            // Less than a chunk.
+            let mut bytes = vec![0; length as usize];
+            let mut filled = 0;
+            // What is behind the last byte that was written is zero.
+            while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+                match file.read_at(rest, index * CHUNK + filled as u64) {
+                    Ok(0) => break,
+                    Ok(some) => filled += some,
+                    Err(e) => return Err(spool_error(&e)),
+                }
+            }
+            Ok(Some(ChunkData::Memory(Bytes::from(bytes))))
+        })
+        .await
+    }
+
+    async fn remove(&self, index: u64) -> Result<()> {
+        self.lengths().remove(&index);
+        self.write(index * CHUNK, None, CHUNK).await
+    }
+
+    async fn publish(&self, size: u64, description: &Description) -> Result<Arc<Backup>> {
+        let mut sent = self.sent.lock().await;
+        let before = sent.published.clone();
+        let is_changed = self.is_changed.load(Ordering::SeqCst);
+        if let Some(found) = before
+            .as_ref()
+            .filter(|found| !is_changed && found.backup.size == size)
+            && let Some(sha256) = found.note.as_ref().and_then(|note| note.sha256.clone())
+        {
+            let note = self.note(size, description, sha256);
+            self.keep(note.clone()).await?;
+            let found = self.found(&note, found.date.clone(), found.size);
+            self.shared.listing.put(found.clone());
+            sent.published = Some(found.clone());
+            return Ok(found.backup);
+        }
+        self.is_changed.store(false, Ordering::SeqCst);
+        let file = Arc::clone(&self.file);
+        let sealed = blocking(move || {
+            let seal = || {
+                file.set_len(size)?;
+                file.sync_all()?;
+                sha256(&file, size)
+            };
+            seal().map_err(|e| spool_error(&e))
+        });
+        let note = match sealed.await {
+            Ok(sha256) => self.note(size, description, sha256),
+            Err(e) => {
+                self.is_changed.store(true, Ordering::SeqCst);
+                return Err(e);
+            }
+        };
+        // First, so that what the server has never lacks its name.
+        let send = async {
+            self.keep(note.clone()).await?;
+            sent.is_tried = true;
+            self.send(size, before.as_ref()).await
+        };
+        match send.await {
+            Ok((date, told)) => {
+                let found = self.found(&note, date, told);
+                self.shared.listing.put(found.clone());
+                sent.published = Some(found.clone());
+                Ok(found.backup)
+            }
+            Err(e) => {
+                self.is_changed.store(true, Ordering::SeqCst);
+                let folder = self.shared.options.catalog.clone();
+                let old = before.and_then(|found| found.note);
+                let id = self.name.id.clone();
+                let undone = blocking(move || match old {
+                    Some(note) => catalog::keep(&folder, &note),
+                    None => catalog::forget(&folder, &id),
+                });
+                if let Err(e) = undone.await {
+                    tracing::warn!("{e}");
+                }
+                Err(e)
+            }
+        }
+    }
+
+    async fn revert(&self) -> Result<()> {
+        // Whatever may have been sent since stands in for what was published: its note tells
+        // the one from the other.
+        Ok(())
+    }
+
+    async fn discard(&self) -> Result<()> {
+        let mut sent = self.sent.lock().await;
+        let _ = fs::remove_file(&self.spool);
+        if sent.is_tried {
+            delete_object(&self.shared, &self.name).await?;
+            sent.is_tried = false;
+            sent.published = None;
+        }
+        Ok(())
+    }
+
+    fn seal(&self) {
+        let _ = fs::remove_file(&self.spool);
+    }
+}
+
+impl Drop for SpooledSink {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.spool);
+    }
+}
