@@ -1,7 +1,7 @@
 //! `cinderfs backup`
 
 use super::backends::{Wired, named_backups};
-use super::disk::{Disk, kind_of};
+use super::disk::{Disk, DiskKind, kind_of};
 use super::progress::Bar;
 use super::signals::stop_at_signals;
 use super::{Failure, StoreArguments, Threads, complain, log, print, split_target, usage};
@@ -195,7 +195,12 @@ async fn back_up(
             name: source.disk.name(),
         };
         let progress: Arc<dyn Progress> = bar.clone();
-        copy_in(original, &sink, &buffers, &progress, &stop).await?;
+        let is_device = source.disk.kind == DiskKind::Device;
+        if is_device && sink.take_device(&source.disk.path).await? {
+            progress.advance(size);
+        } else {
+            copy_in(original, &sink, &buffers, &progress, &stop).await?;
+        }
         refuse_other_size(&source.disk, size)?;
         if last_written(&source.disk) != written {
             let name = source.disk.name();

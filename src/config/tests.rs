@@ -5,6 +5,7 @@ mod limits;
 mod share;
 mod swift;
 mod swift_login;
+mod tsm;
 
 use std::collections::HashMap;
 use std::ffi::OsString;

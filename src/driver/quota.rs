@@ -13,6 +13,7 @@ use crate::error::{Error, Kind, Result};
 use async_trait::async_trait;
 use std::collections::HashMap;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -328,6 +329,10 @@ impl BackupSink for LimitedSink {
         self.place()
             .as_ref()
             .map_or(Ok(()), |place| place.admit(size))
+    }
+
+    async fn take_device(&self, device: &Path) -> Result<bool> {
+        self.inner.take_device(device).await
     }
 
     async fn sieve(&self, index: u64) -> Result<Option<Sieve>> {

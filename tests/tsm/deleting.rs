@@ -1,1 +1,120 @@
-//! x
+//! What is deleted is gone, in all its versions, or its owner hears why not.
+
+use crate::common::mount::*;
+use crate::model::{self, VOLUME, as_cinder, bytes, check_tidy};
+use serde_json::json;
+use std::fs;
+
+#[test]
+fn all_versions_go_and_what_is_gone_already_is_no_failure() {
+    let (lab, dsmc) = Lab::on_tsm("");
+    let folder = lab.path("staging").join(VOLUME);
+    for data in [b"one", b"two"] {
+        as_cinder(&dsmc, &folder, 1, data);
+    }
+    as_cinder(&dsmc, &folder, 2, b"stays");
+    let mount = lab.mount();
+    let volume = mount.path("tsm").join(VOLUME);
+    let listed = names(&volume);
+    let (one, other) = (volume.join(&listed[0]), volume.join(&listed[1]));
+    assert_eq!(fs::read(&one).unwrap(), b"two");
+    fs::remove_file(&one).unwrap();
+    assert_eq!(dsmc.objects().len(), 1);
+    assert_eq!(names(&volume), [listed[1].clone()]);
+    assert_eq!(
+        fs::read_dir(lab.path("staging/.staged"))
+            .unwrap()
+            .filter(|e| {
+                e.as_ref()
+                    .unwrap()
+                    .path()
+                    .extension()
+                    .is_some_and(|e| e == "img")
+            })
+            .count(),
+        0
+    );
+    // Somebody else was faster.
+    dsmc.faults(&json!([{"fault": "not-there", "on": ["delete"]}]));
+    fs::remove_dir_all(dsmc.server().join("objects")).unwrap();
+    fs::remove_file(&other).unwrap();
+    assert_eq!(names(&volume), [""; 0]);
+}
+
+#[test]
+fn what_was_not_deleted_is_said_and_shown_still() {
+    let (lab, dsmc) = Lab::on_tsm("");
+    let mount = lab.mount();
+    let path = model::write(&mount, "a.img", b"one");
+    drop(mount);
+    let mount = lab.mount();
+    for (fault, number, said) in [
+        ("no-authority", libc::EACCES, "ANS1126E"),
+        ("lost", libc::EACCES, "the server has it still"),
+        ("no-connection", libc::EIO, "ANS1017E"),
+        ("not-there", libc::EACCES, "the server has it still"),
+    ] {
+        dsmc.faults(&json!([{"fault": fault, "on": ["delete"]}]));
+        let log = lab.log().len();
+        assert_eq!(errno(fs::remove_file(&path)), number, "{fault}");
+        assert!(lab.log()[log..].contains(said), "{fault}: {}", lab.log());
+        assert_eq!(names(&mount.volume(VOLUME)), ["a.img"], "{fault}");
+    }
+    assert_eq!(fs::read(&path).unwrap(), b"one");
+    // An older server knows other words.
+    dsmc.faults(&json!([{"fault": "old-server"}]));
+    fs::remove_file(&path).unwrap();
+    assert_eq!(dsmc.objects(), [""; 0]);
+    check_tidy(&lab);
+}
+
+#[test]
+fn append_only_deletes_nothing() {
+    let (lab, dsmc) = Lab::on_tsm("append_only = true\n");
+    let mount = lab.mount();
+    let path = model::write(&mount, "a.img", b"one");
+    assert_eq!(errno(fs::remove_file(&path)), libc::EPERM);
+    assert_eq!(dsmc.count("delete"), 0);
+}
+
+#[test]
+fn garbage_is_what_programs_that_were_ended_have_left() {
+    let (lab, dsmc) = Lab::on_tsm("");
+    let gc = |more: &[&str]| {
+        let mut arguments = vec!["gc", "--older-than", "0", "--config"];
+        let config = lab.config().to_str().unwrap().to_owned();
+        arguments.push(&config);
+        arguments.extend(more);
+        run(&mut lab.cinderfs(&arguments))
+    };
+    let mount = lab.mount();
+    model::write(&mount, "a.img", b"one");
+    drop(mount);
+    let mount = lab.mount();
+    // In the middle of sending one.
+    dsmc.faults(&json!([{"fault": "hang", "on": ["selective"]}]));
+    let path = mount.volume(VOLUME).join("b.img");
+    let sending = std::thread::spawn(move || {
+        let _ = fs::write(path, bytes(1, 10_000));
+    });
+    wait_for("it is being sent", || !dsmc.running("selective").is_empty());
+    assert_eq!(gc(&["--delete"]), "nothing is left over\n");
+    mount.crash();
+    sending.join().unwrap();
+    wait_for("dsmc ends with the daemon", || {
+        dsmc.running("selective").is_empty()
+    });
+    dsmc.faults(&json!([]));
+    // The spool and its link are one file; and its note.
+    let found = gc(&[]);
+    assert!(found.contains("3 left over"), "{found}");
+    let done = gc(&["--delete"]);
+    assert!(done.contains("3 removed"), "{done}");
+    check_tidy(&lab);
+    assert_eq!(gc(&[]), "nothing is left over\n");
+    let mount = lab.mount();
+    assert_eq!(
+        fs::read(mount.volume(VOLUME).join("a.img")).unwrap(),
+        b"one"
+    );
+}

@@ -1,1 +1,219 @@
-//! x
+//! What the server has is shown, under the right volume; and what is not understood is never
+//! taken for nothing.
+
+use crate::common::mount::*;
+use crate::model::{self, MIB, VOLUME, as_cinder, as_cinder_image, bytes, id, record, status};
+use serde_json::json;
+use std::fs;
+use std::time::Duration;
+
+fn list(mount: &Mount<'_>) -> Result<Vec<String>, i32> {
+    match fs::read_dir(mount.path("tsm")) {
+        Ok(_) => Ok(names(&mount.path("tsm"))),
+        Err(e) => Err(e.raw_os_error().unwrap()),
+    }
+}
+
+#[test]
+fn what_is_not_understood_is_an_error_and_never_an_empty_folder() {
+    let (lab, dsmc) = Lab::on_tsm("backup_tsm_session_timeout = 2\n");
+    let path = lab.path("staging").join(VOLUME);
+    as_cinder(&dsmc, &path, 1, b"one");
+    for (fault, number, said) in [
+        (json!({"fault": "no-connection"}), libc::EIO, "ANS1017E"),
+        (
+            json!({"fault": "no-authentication"}),
+            libc::EACCES,
+            "ANS1025E",
+        ),
+        (json!({"fault": "bad-password"}), libc::EACCES, "ANS1051I"),
+        (json!({"fault": "silence"}), libc::EIO, "there is no table"),
+        (
+            json!({"fault": "gibberish"}),
+            libc::EIO,
+            "no name that is known",
+        ),
+        (
+            json!({"fault": "hang"}),
+            libc::EIO,
+            "no sign of life for 2 s",
+        ),
+        (json!({"fault": "flood"}), libc::EIO, "dsmc "),
+    ] {
+        let mount = lab.mount();
+        dsmc.faults(&json!([fault]));
+        assert_eq!(list(&mount), Err(number), "{fault}");
+        let status = status(&mount);
+        let error = status["error"].to_string();
+        assert!(error.contains(said), "{fault}: {error}");
+        assert_eq!(status["state"], "unavailable");
+        assert!(dsmc.running("query-backup").is_empty());
+        dsmc.faults(&json!([]));
+        assert_eq!(list(&mount), Ok(vec![VOLUME.to_owned()]), "{fault}");
+    }
+}
+
+#[test]
+fn what_was_listed_is_shown_while_the_server_is_down() {
+    let (lab, dsmc) = Lab::on_tsm("list_ttl = 0\n");
+    let mount = lab.mount();
+    assert_eq!(list(&mount), Ok(vec![]));
+    let path = model::write(&mount, "a.img", b"one");
+    drop(mount);
+    let mount = lab.mount();
+    assert_eq!(fs::read(&path).unwrap(), b"one");
+    dsmc.faults(&json!([{"fault": "no-connection"}]));
+    wait_for("it is noticed", || {
+        let _ = names(&mount.volume(VOLUME));
+        status(&mount)["state"] == "unavailable"
+    });
+    assert_eq!(names(&mount.volume(VOLUME)), ["a.img"]);
+    assert_eq!(fs::read(&path).unwrap(), b"one");
+    assert!(lab.log().contains("what was last listed is shown for now"));
+    dsmc.faults(&json!([]));
+    wait_for("it is back", || status(&mount)["state"] == "available");
+}
+
+#[test]
+fn every_form_of_a_table_is_read() {
+    let (lab, dsmc) = Lab::on_tsm("list_ttl = 0\n");
+    let folder = lab.path("staging").join(VOLUME);
+    let data = bytes(1, 3000);
+    as_cinder(&dsmc, &folder, 1, &data);
+    // A file of somebody else's.
+    fs::create_dir_all(&folder).unwrap();
+    let other = folder.join("backup-of-my-cv");
+    fs::write(&other, b"cv").unwrap();
+    run(&mut dsmc.command(&["selective".as_ref(), other.as_os_str()]));
+    fs::remove_file(&other).unwrap();
+    let mount = lab.mount();
+    for fault in [
+        json!({"fault": "german"}),
+        json!({"fault": "stderr"}),
+        json!({"fault": "wrap", "value": 132}),
+    ] {
+        dsmc.faults(&json!([fault]));
+        let listed = names(&mount.path("tsm").join(VOLUME));
+        assert_eq!(listed.len(), 1, "{fault}");
+        let path = mount.path("tsm").join(VOLUME).join(&listed[0]);
+        assert_eq!(fs::read(path).unwrap(), data, "{fault}");
+    }
+    // A size that is told roughly is not shown as if it were known.
+    dsmc.faults(&json!([{"fault": "kilobytes"}]));
+    drop(mount);
+    fs::remove_dir_all(lab.path("staging/.staged")).unwrap();
+    let mount = lab.mount();
+    let listed = names(&mount.path("tsm").join(VOLUME));
+    let path = mount.path("tsm").join(VOLUME).join(&listed[0]);
+    assert_eq!(errno(fs::read(&path)), libc::EIO);
+    assert!(lab.log().contains("only roughly"), "{}", lab.log());
+    assert_eq!(dsmc.count("restore"), 1);
+    // But it can be found out.
+    run(&mut lab.cinderfs(&["verify", "--config", lab.config().to_str().unwrap()]));
+    wait_for("it is known", || fs::read(&path).is_ok());
+    assert_eq!(fs::read(&path).unwrap(), data);
+}
+
+#[test]
+fn the_newest_version_counts_active_or_not() {
+    let (lab, dsmc) = Lab::on_tsm("");
+    let folder = lab.path("staging").join(VOLUME);
+    as_cinder(&dsmc, &folder, 1, b"one");
+    std::thread::sleep(Duration::from_millis(1100));
+    let path = as_cinder(&dsmc, &folder, 1, b"newer");
+    // As the server does with what it does not find any more, once somebody looks.
+    let pattern = path.with_file_name("*");
+    run(&mut dsmc.command(&["incremental".as_ref(), pattern.as_os_str()]));
+    let mount = lab.mount();
+    let listed = names(&mount.path("tsm").join(VOLUME));
+    assert_eq!(listed.len(), 1);
+    assert_eq!(
+        fs::read(mount.path("tsm").join(VOLUME).join(&listed[0])).unwrap(),
+        b"newer"
+    );
+    assert!(
+        lab.log().contains("is inactive on the server"),
+        "{}",
+        lab.log()
+    );
+}
+
+#[test]
+fn what_cinder_wrote_stands_where_the_records_say_or_apart() {
+    let (lab, dsmc) = Lab::on_tsm("");
+    let (nfs, devices) = (lab.path("nfs"), lab.path("dev"));
+    let (other, images) = (lab.path("other"), bytes(9, MIB + 5));
+    let known = as_cinder(&dsmc, &nfs, 1, b"known");
+    as_cinder(&dsmc, &nfs, 2, b"beside it");
+    as_cinder(&dsmc, &other, 3, b"unknown");
+    let image = as_cinder_image(&dsmc, &devices, 4, &images);
+    let catalog = lab.path("records");
+    fs::create_dir(&catalog).unwrap();
+    fs::write(
+        catalog.join("1.json"),
+        record(1, &known, "file").to_string(),
+    )
+    .unwrap();
+    fs::write(
+        catalog.join("4.json"),
+        record(4, &image, "image").to_string(),
+    )
+    .unwrap();
+    fs::write(catalog.join("README"), "nothing").unwrap();
+    lab.configure(&format!(
+        "backup_tsm_catalog_path = {}\nbackup_tsm_folders = {}\n",
+        catalog.display(),
+        other.display()
+    ));
+    let mount = lab.mount();
+    assert_eq!(names(&mount.path("tsm")), [VOLUME, "unassigned"]);
+    let volume = mount.path("tsm").join(VOLUME);
+    assert_eq!(
+        names(&volume),
+        [
+            "20170301T040506Z-nightly-00000001.img",
+            "20170301T040506Z-nightly-00000004.img"
+        ]
+    );
+    let content = |path: &str| fs::read(mount.path("tsm").join(path)).unwrap();
+    assert_eq!(
+        content(&format!("{VOLUME}/20170301T040506Z-nightly-00000001.img")),
+        b"known"
+    );
+    assert_eq!(
+        content(&format!("{VOLUME}/20170301T040506Z-nightly-00000004.img")),
+        images
+    );
+    let apart = names(&mount.path("tsm/unassigned"));
+    assert_eq!(apart.len(), 2);
+    assert_eq!(content(&format!("unassigned/{}", apart[0])), b"beside it");
+    assert_eq!(content(&format!("unassigned/{}", apart[1])), b"unknown");
+    let words = xattr(
+        &volume.join("20170301T040506Z-nightly-00000001.img"),
+        "user.cinder.description",
+    );
+    assert_eq!(words.unwrap(), b"of the night");
+    // Nothing of what Cinder knew is ours to change.
+    let path = volume.join("20170301T040506Z-nightly-00000001.img");
+    assert_ne!(set_xattr(&path, "user.cinder.description", b"mine"), 0);
+    // Without the records, names are lost, and no data of what can be found.
+    drop(mount);
+    fs::remove_dir_all(&catalog).unwrap();
+    lab.configure(&format!(
+        "backup_tsm_folders = {}, {}\n",
+        other.display(),
+        nfs.display()
+    ));
+    let mount = lab.mount();
+    assert_eq!(names(&mount.path("tsm")), ["unassigned"]);
+    let apart = names(&mount.path("tsm/unassigned"));
+    assert_eq!(apart.len(), 4);
+    let known = apart
+        .iter()
+        .find(|name| name.contains(&id(1)[..8]))
+        .unwrap();
+    assert_eq!(
+        fs::read(mount.path("tsm/unassigned").join(known)).unwrap(),
+        b"known"
+    );
+}

@@ -8,8 +8,10 @@
 mod common;
 
 mod catalog;
+mod conformance;
 mod deleting;
 mod ending;
+mod images;
 mod listing;
 mod model;
 mod reading;

@@ -4,6 +4,7 @@
 //! Losing it loses names, not data. Must not know the client.
 
 use super::client::Mode;
+use super::stage::make_private;
 use crate::error::{Error, Kind, Result};
 use crate::format::Timestamp;
 use base64::Engine;
@@ -154,7 +155,7 @@ pub fn keep(folder: &Path, note: &Note) -> Result<()> {
 /// Writes a file in one go, durably.
 pub fn write(path: &Path, text: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(folder)?;
+    make_private(folder)?;
     let mut file = tempfile::Builder::new()
         .prefix(".new-")
         .tempfile_in(folder)?;

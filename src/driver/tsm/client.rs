@@ -4,6 +4,7 @@
 
 use super::command::{Call, Ended, Runner, Signs};
 use super::rows::{self, Row};
+use super::stage::make_private;
 use super::verdict::{self, NO_LVM, Verdict, counter, judge};
 use crate::config;
 use crate::error::{Error, Kind, Result};
@@ -81,7 +82,7 @@ impl Client {
     /// All versions of an image, or of every image.
     ///
     /// # Errors
-    /// As [`Client::files`].
+    /// As [`Client::files`]; `Unsupported` when images have to be asked for by their names.
     pub async fn images(&self, name: Option<&Path>) -> Result<Vec<Row>> {
         let words = ["-inactive", "-scrollprompt=no"];
         self.query(&["query", "image"], &words, name).await
@@ -93,6 +94,10 @@ impl Client {
         let arguments = self.line(verb, true, words, of.as_slice())?;
         let call = self.call(OP, &subject, arguments, Signs::None);
         let ended = self.runner.run(call).await?;
+        if of.is_none() && verdict::refuses_question(&ended) {
+            let reason = verdict::last_words(&ended.text);
+            return Err(Error::new(Kind::Unsupported, OP, &subject, reason));
+        }
         match judge(OP, &subject, &ended, &[])? {
             Verdict::Nothing => Ok(Vec::new()),
             Verdict::Done => rows::parse(&ended.text).map_err(|reason| {
@@ -269,7 +274,7 @@ impl Client {
         };
         let mut text = self.base_options()?;
         text.push_str(&format!("PASSWORD {quote}{}{quote}\n", password.expose()));
-        std::fs::create_dir_all(folder).map_err(|e| failed(&e))?;
+        make_private(folder).map_err(|e| failed(&e))?;
         let make = || {
             // It is made with mode 0600.
             let mut file = tempfile::Builder::new()

@@ -4,6 +4,7 @@
 //! Knows processes and streams; must not know what the client's words mean, but for a few by
 //! which it asks a question that nobody will answer.
 
+use super::stage::make_private;
 use crate::error::{Error, Kind, Result};
 use rustix::process::{Pid, Signal};
 use std::ffi::OsString;
@@ -166,7 +167,7 @@ impl Runner {
     }
 
     fn command(&self, call: &Call) -> Result<Command> {
-        std::fs::create_dir_all(&self.folder).map_err(|e| {
+        make_private(&self.folder).map_err(|e| {
             Error::io("make the folder", self.folder.display().to_string(), &e)
                 .advise("set backup_tsm_staging_path to a folder that may be written to")
         })?;
@@ -190,11 +191,11 @@ impl Runner {
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
             match rustix::process::getppid() == Some(parent) {
                 true => Ok(()),
-                false => Err(io::Error::other("this program has ended")),
+                // This program has ended.
+                false => Err(io::Error::from_raw_os_error(libc::ESRCH)),
             }
         };
-        // SAFETY: between fork and exec it only makes two system calls, and allocates only
-        // for a failure's words, which nobody would hear.
+        // SAFETY: between fork and exec it only makes two system calls, and allocates nothing.
         unsafe { command.pre_exec(bind) };
         Ok(command)
     }

@@ -14,13 +14,14 @@ use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Class path of the Cinder driver whose backups these are.
 pub const SERVICE: &str = "cinder.backup.drivers.tsm.TSMBackupDriver";
-/// How long a server that has not answered lately is waited for, when something older can
-/// be shown.
+/// How long an answer is waited for, when something older can be shown.
+const LONG: Duration = Duration::from_secs(20);
+/// The same where the server has not answered lately.
 const SHORT: Duration = Duration::from_secs(5);
 
 /// A backup, and the object that it is.
@@ -46,6 +47,7 @@ pub struct Listing {
     options: config::Tsm,
     list_ttl: Duration,
     queue: Queue<()>,
+    once_by_name: Once,
     state: Mutex<State>,
 }
 
@@ -59,6 +61,8 @@ struct State {
     trouble: Option<Error>,
     /// How often something went wrong with an object after a part of it was given out.
     failures: HashMap<String, u64>,
+    /// Of these it was said that the server will delete them.
+    warned: HashSet<Name>,
 }
 
 #[derive(Debug, Clone)]
@@ -98,6 +102,7 @@ impl Listing {
             options: options.clone(),
             list_ttl,
             queue: Queue::default(),
+            once_by_name: Once::new(),
             state: Mutex::default(),
         })
     }
@@ -209,11 +214,17 @@ impl Listing {
             let refreshed = listing.refresh().await;
             turn.note(refreshed)
         });
-        let ended = match has_older && is_troubled {
+        let patience = if is_troubled { SHORT } else { LONG };
+        let ended = match has_older {
             false => asked.await,
-            true => match tokio::time::timeout(SHORT, asked).await {
+            true => match tokio::time::timeout(patience, asked).await {
                 Ok(ended) => ended,
-                Err(_) => return Ok(()),
+                Err(_) => {
+                    let reason = "dsmc has not answered yet, and is waited for";
+                    let late = Error::new(Kind::TimedOut, "list", "the backups", reason);
+                    self.lock().trouble.get_or_insert(late);
+                    return Ok(());
+                }
             },
         };
         ended.unwrap_or_else(|e| {
@@ -270,8 +281,10 @@ impl Listing {
         let images = match self.client.images(None).await {
             Ok(rows) => rows,
             // Perhaps it has to be told which.
-            Err(e) if e.kind() == Kind::Unavailable => {
-                tracing::debug!("images are asked for one by one: {e}");
+            Err(e) if e.kind() == Kind::Unsupported => {
+                self.once_by_name.call_once(|| {
+                    tracing::warn!("only those images are listed that the catalog knows: {e}");
+                });
                 Vec::new()
             }
             Err(e) => return Err(e),
@@ -342,6 +355,7 @@ impl Listing {
         let failures = self.lock().failures.clone();
         let mut shown = Shown::new();
         for (name, row) in newest.into_values() {
+            self.warn_of_expiry(&name, &row);
             let record = catalog.rows.get(&name.id);
             let note = catalog
                 .notes
@@ -369,6 +383,21 @@ impl Listing {
             volume.push(found);
         }
         shown
+    }
+
+    /// What a scheduled backup of the node has not found under its name any more, the server
+    /// deletes in time. Says so once for each.
+    fn warn_of_expiry(&self, name: &Name, row: &Row) {
+        if row.is_active || !self.lock().warned.insert(name.clone()) {
+            return;
+        }
+        tracing::warn!(
+            "backup {} is inactive on the server, which deletes such after a time (RETONLY of its \
+             management class, 60 days by default): an incremental backup of the node has looked \
+             for {}; let none go over that folder",
+            name.id,
+            name.path.display()
+        );
     }
 
     fn found(

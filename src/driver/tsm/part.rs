@@ -4,7 +4,7 @@
 use super::listing::{Found, Listing};
 use super::names::Name;
 use super::rows::Size;
-use super::stage::{ARRIVING, LOCK, Shelf, most};
+use super::stage::{ARRIVING, LOCK, Shelf, make_private, most};
 use crate::error::{Error, Kind, Result};
 use crate::format::to_hex;
 use crate::task::blocking;
@@ -290,7 +290,7 @@ impl Part {
     /// The right to fetch it; `None` when it is here. Another process may be about to.
     async fn lock(&self, shelf: &Shelf, key: &str) -> Result<Option<File>> {
         let until = Instant::now() + shelf.patience;
-        fs::create_dir_all(shelf.folder()).map_err(|e| shelf.failed("make the folder", &e))?;
+        make_private(shelf.folder()).map_err(|e| shelf.failed("make the folder", &e))?;
         let lock = File::options()
             .create(true)
             .truncate(false)

@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn long_rows_may_wrap_and_details_may_follow() {
         let row = "     1,024  B  2026-11-21 12:00:00             STANDARD             A  /srv/tsm/v/backup-7";
-        for at in [20, 40, 66, 69, 72, 80] {
+        for at in [40, 66, 69, 72, 80] {
             let (before, behind) = row.split_at(at);
             let found = one(&format!("{before}\n{behind}\n"));
             assert_eq!(found.path, "/srv/tsm/v/backup-7", "{at}");

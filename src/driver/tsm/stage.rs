@@ -195,8 +195,7 @@ impl Shelf {
     /// # Errors
     /// `NoSpace`.
     pub(super) fn reserve(self: &Arc<Self>, key: &str, size: u64) -> Result<Room> {
-        let make = || fs::create_dir_all(&self.folder);
-        make().map_err(|e| self.failed("make the folder", &e))?;
+        make_private(&self.folder).map_err(|e| self.failed("make the folder", &e))?;
         let subject = || format!("{size} bytes");
         if let Some(limit) = self.limit.filter(|limit| size > *limit) {
             let reason = format!(
@@ -295,6 +294,13 @@ impl Shelf {
         kept.sort_by_key(|kept| kept.used);
         Ok(kept)
     }
+}
+
+/// Makes a folder into which nobody else may look: what is in it is somebody's disk.
+pub fn make_private(folder: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(folder)
 }
 
 #[derive(Debug)]

@@ -97,6 +97,24 @@ pub fn refuses_option(ended: &Ended) -> bool {
         .any(|message| message.number == UNKNOWN_OPTION)
 }
 
+/// Whether the client does not take a question as it was put, as far as nothing else is
+/// known to be wrong.
+pub fn refuses_question(ended: &Ended) -> bool {
+    // Connection, leave to log in, a restore that waits, options.
+    const KNOWN: [u32; 6] = [1017, 1025, WRONG_PASSWORD, 1330, 1035, 1217];
+    let messages = messages(&ended.text);
+    let is_bad =
+        |message: &&Message| message.number == WRONG_PASSWORD || matches!(message.class, 'E' | 'S');
+    let mut bad = messages
+        .iter()
+        .filter(is_bad)
+        .filter(|message| !NOTHING.contains(&message.number))
+        .peekable();
+    ended.end == End::Exit(12)
+        && bad.peek().is_some()
+        && bad.all(|message| message.class == 'E' && !KNOWN.contains(&message.number))
+}
+
 /// Judges what one object, or one question, has come to. `allowed` are warnings that mean
 /// nothing here.
 ///

@@ -4,8 +4,9 @@
 use super::catalog::{self, Note, micros};
 use super::client::Mode;
 use super::listing::{Found, SERVICE, new_generation, service_metadata};
-use super::names::Name;
+use super::names::{DEVICES, Name};
 use super::part::sha256;
+use super::stage::make_private;
 use super::tsm_error;
 use super::{Shared, delete_object};
 use crate::driver::{Backup, BackupSink, ChunkData, Description, is_zero};
@@ -20,7 +21,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Below the folder of stages: what is being written.
 pub const SPOOL: &str = ".spool";
@@ -34,7 +35,10 @@ const PIECE: usize = 256 << 10;
 pub struct SpooledSink {
     shared: Arc<Shared>,
     volume_id: String,
-    name: Name,
+    /// As a file.
+    file_name: Name,
+    /// The device that it is an image of, and its name as that.
+    device: OnceLock<(PathBuf, Name)>,
     created_at: Timestamp,
     spool: PathBuf,
     file: Arc<File>,
@@ -103,8 +107,8 @@ impl SpooledSink {
             let folder = path.parent().unwrap_or(Path::new("/"));
             let make = || {
                 use std::os::unix::fs::OpenOptionsExt;
-                fs::create_dir_all(folder)?;
-                fs::create_dir_all(&catalog)?;
+                make_private(folder)?;
+                make_private(&catalog)?;
                 let mut options = File::options();
                 options.read(true).write(true).create_new(true).mode(0o600);
                 let file = options.open(&path)?;
@@ -121,7 +125,8 @@ impl SpooledSink {
         Ok(Self {
             shared: Arc::clone(shared),
             volume_id: volume_id.to_owned(),
-            name,
+            file_name: name,
+            device: OnceLock::new(),
             created_at: Timestamp::now(),
             spool,
             file: Arc::new(file),
@@ -129,6 +134,10 @@ impl SpooledSink {
             is_changed: AtomicBool::new(true),
             sent: tokio::sync::Mutex::default(),
         })
+    }
+
+    fn name(&self) -> &Name {
+        self.device.get().map_or(&self.file_name, |(_, name)| name)
     }
 
     fn lengths(&self) -> MutexGuard<'_, HashMap<u64, u64>> {
@@ -165,18 +174,18 @@ impl SpooledSink {
         .await
     }
 
-    fn note(&self, size: u64, description: &Description, sha256: String) -> Note {
+    fn note(&self, size: u64, description: &Description, sha256: Option<String>) -> Note {
         Note {
-            id: self.name.id.clone(),
+            id: self.file_name.id.clone(),
             volume_id: self.volume_id.clone(),
-            path: self.name.path.clone(),
-            mode: self.name.mode,
+            path: self.name().path.clone(),
+            mode: self.name().mode,
             name: description.name.clone(),
             description: description.description.clone(),
             created_at: Some(self.created_at.to_python()),
             modified: description.modified.and_then(micros),
             size,
-            sha256: Some(sha256),
+            sha256,
         }
     }
 
@@ -187,20 +196,24 @@ impl SpooledSink {
 
     /// Sends what is in the spool, and asks for it.
     async fn send(&self, size: u64, before: Option<&Found>) -> Result<(String, super::rows::Size)> {
-        let (spool, path) = (self.spool.clone(), self.name.path.clone());
+        let spool = self.device.get().map_or(&self.spool, |(device, _)| device);
+        let (spool, path) = (spool.clone(), self.name().path.clone());
         let link = blocking(move || {
             Link::new(&spool, &path)
                 .map_err(|e| Error::io("link the spool as", path.display().to_string(), &e))
         })
         .await?;
         let client = &self.shared.client;
-        let is_counted = client.back_up(&self.name.path, self.name.mode).await?;
-        let rows = client.files(&self.name.path, false, false).await?;
+        let is_counted = client.back_up(&self.name().path, self.name().mode).await?;
+        let rows = match self.name().mode {
+            Mode::File => client.files(&self.name().path, false, false).await?,
+            Mode::Image => client.images(Some(&self.name().path)).await?,
+        };
         drop(link);
         let is_it = |row: &super::rows::Row| {
-            Path::new(&row.path) == self.name.path && row.is_active && row.size.admits(size)
+            Path::new(&row.path) == self.name().path && row.is_active && row.size.admits(size)
         };
-        let missing = |reason: &str| Err(tsm_error("send", &self.name, reason));
+        let missing = |reason: &str| Err(tsm_error("send", self.name(), reason));
         let Some(row) = rows.into_iter().find(is_it) else {
             return missing("dsmc says that it was sent, and the server does not have it");
         };
@@ -215,7 +228,7 @@ impl SpooledSink {
 
     fn found(&self, note: &Note, date: String, size: super::rows::Size) -> Found {
         let backup = Backup {
-            id: self.name.id.clone(),
+            id: self.file_name.id.clone(),
             volume_id: self.volume_id.clone(),
             parent_id: None,
             name: Some(note.name.clone()),
@@ -226,18 +239,18 @@ impl SpooledSink {
             size: note.size,
             data_bytes: None,
             stored_bytes: None,
-            generation: new_generation(&self.name, &date),
+            generation: new_generation(self.name(), &date),
             object_count: 1,
             compression: String::new(),
             depth: 0,
             service: SERVICE,
             container: String::new(),
-            service_metadata: service_metadata(&self.name),
+            service_metadata: service_metadata(self.name()),
             fault: None,
         };
         Found {
             backup: Arc::new(backup),
-            name: self.name.clone(),
+            name: self.name().clone(),
             date,
             size,
             note: Some(note.clone()),
@@ -254,7 +267,7 @@ fn spool_error(e: &std::io::Error) -> Error {
 #[async_trait]
 impl BackupSink for SpooledSink {
     fn backup_id(&self) -> &str {
-        &self.name.id
+        &self.file_name.id
     }
 
     fn chunk_size(&self) -> u64 {
@@ -263,6 +276,23 @@ impl BackupSink for SpooledSink {
 
     fn admit_size(&self, _size: u64) -> Result<()> {
         Ok(())
+    }
+
+    async fn take_device(&self, device: &Path) -> Result<bool> {
+        if !self.shared.options.images {
+            return Ok(false);
+        }
+        let path = device.canonicalize();
+        let path = path.map_err(|e| Error::io("find", device.display().to_string(), &e))?;
+        let options = &self.shared.options;
+        let id = self.file_name.id.clone();
+        let name = Name {
+            path: Path::new(DEVICES).join(format!("{}-{id}", options.prefix)),
+            mode: Mode::Image,
+            id,
+        };
+        let _ = self.device.set((path, name));
+        Ok(true)
     }
 
     async fn store(&self, index: u64, data: ChunkData) -> Result<()> {
@@ -307,8 +337,8 @@ impl BackupSink for SpooledSink {
         if let Some(found) = before
             .as_ref()
             .filter(|found| !is_changed && found.backup.size == size)
-            && let Some(sha256) = found.note.as_ref().and_then(|note| note.sha256.clone())
         {
+            let sha256 = found.note.as_ref().and_then(|note| note.sha256.clone());
             let note = self.note(size, description, sha256);
             self.keep(note.clone()).await?;
             let found = self.found(&note, found.date.clone(), found.size);
@@ -318,13 +348,18 @@ impl BackupSink for SpooledSink {
         }
         self.is_changed.store(false, Ordering::SeqCst);
         let file = Arc::clone(&self.file);
+        let is_image = self.device.get().is_some();
         let sealed = blocking(move || {
             let seal = || {
                 file.set_len(size)?;
                 file.sync_all()?;
-                sha256(&file, size)
+                sha256(&file, size).map(Some)
             };
-            seal().map_err(|e| spool_error(&e))
+            match is_image {
+                // Reading a device once more would take as long as sending it.
+                true => Ok(None),
+                false => seal().map_err(|e| spool_error(&e)),
+            }
         });
         let note = match sealed.await {
             Ok(sha256) => self.note(size, description, sha256),
@@ -350,7 +385,7 @@ impl BackupSink for SpooledSink {
                 self.is_changed.store(true, Ordering::SeqCst);
                 let folder = self.shared.options.catalog.clone();
                 let old = before.and_then(|found| found.note);
-                let id = self.name.id.clone();
+                let id = self.file_name.id.clone();
                 let undone = blocking(move || match old {
                     Some(note) => catalog::keep(&folder, &note),
                     None => catalog::forget(&folder, &id),
@@ -373,7 +408,7 @@ impl BackupSink for SpooledSink {
         let mut sent = self.sent.lock().await;
         let _ = fs::remove_file(&self.spool);
         if sent.is_tried {
-            delete_object(&self.shared, &self.name).await?;
+            delete_object(&self.shared, self.name()).await?;
             sent.is_tried = false;
             sent.published = None;
         }
