@@ -48,3 +48,37 @@ fn the_end_of_the_daemon_ends_its_client_whichever_way_it_comes() {
     assert_eq!(reading.join().unwrap(), 0);
     check_tidy(&lab);
 }
+
+#[test]
+fn what_is_being_sent_at_the_end_is_waited_for_while_it_gets_on() {
+    let (lab, dsmc) = Lab::on_tsm("backup_tsm_mount_timeout = 3\n");
+    let data = bytes(2, 3 << 20);
+    // One that gets on, and one that does not.
+    for (fault, is_kept) in [
+        (json!({"fault": "rate", "value": 1 << 20}), true),
+        (json!({"fault": "hang"}), false),
+    ] {
+        let mut fault = fault;
+        fault["on"] = json!(["selective"]);
+        let mount = lab.mount();
+        dsmc.faults(&json!([fault]));
+        let path = mount.volume(VOLUME).join(format!("{is_kept}.img"));
+        let written = data.clone();
+        let sending = std::thread::spawn(move || {
+            let _ = fs::write(path, written);
+        });
+        wait_for("it is being sent", || !dsmc.running("selective").is_empty());
+        assert_eq!(mount.unmount(), 0);
+        assert!(dsmc.running("selective").is_empty());
+        sending.join().unwrap();
+        dsmc.faults(&json!([]));
+        check_tidy(&lab);
+        assert_eq!(dsmc.objects().len(), 1, "{}", lab.log());
+    }
+    assert!(lab.log().contains("is lost"), "{}", lab.log());
+    let mount = lab.mount();
+    assert_eq!(
+        fs::read(mount.volume(VOLUME).join("true.img")).unwrap(),
+        data
+    );
+}

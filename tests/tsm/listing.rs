@@ -217,3 +217,20 @@ fn what_cinder_wrote_stands_where_the_records_say_or_apart() {
         b"known"
     );
 }
+
+#[test]
+fn without_the_client_that_is_said() {
+    let (lab, _dsmc) = Lab::on_tsm("backup_tsm_dsmc_path = /nowhere/dsmc\n");
+    let text = fs::read_to_string(lab.config()).unwrap();
+    let mut lines: Vec<&str> = text.lines().collect();
+    let first = lines
+        .iter()
+        .position(|line| line.starts_with("backup_tsm_dsmc_path"));
+    lines.remove(first.unwrap());
+    fs::write(lab.config(), lines.join("\n")).unwrap();
+    let mount = lab.mount();
+    assert_eq!(list(&mount), Err(libc::EIO));
+    let error = status(&mount)["error"].to_string();
+    assert!(error.contains("/nowhere/dsmc cannot be run"), "{error}");
+    assert!(error.contains("backup_tsm_dsmc_path"), "{error}");
+}

@@ -58,6 +58,7 @@ fn many_readers_one_restore_also_after_a_remount() {
     for spoil in [
         "rm staging/.staged/*.json",
         "truncate -s -1 staging/.staged/*.img",
+        "dd if=/dev/zero of=$(echo staging/.staged/*.img) bs=1 count=1 conv=notrunc",
     ] {
         run(&mut shell(
             &format!(r#"cd "$1" && {spoil}"#),
@@ -338,5 +339,20 @@ fn commands_restore_and_verify() {
     run(&mut lab.cinderfs(&["verify", "--config", config]));
     let record = run(&mut lab.cinderfs(&["record", "--config", config, &from]));
     assert!(record.contains("TSMBackupDriver"), "{record}");
+    assert_eq!(dsmc.count("restore"), 1);
+}
+
+#[test]
+fn two_programs_fetch_an_object_once() {
+    let (lab, dsmc) = Lab::on_tsm("");
+    let data = bytes(9, 4 * MIB);
+    as_cinder(&dsmc, &lab.path("staging").join(VOLUME), 1, &data);
+    let mount = lab.mount();
+    dsmc.faults(&json!([{"fault": "rate", "value": 2 << 20, "on": ["restore"]}]));
+    let path = shown(&mount).remove(0);
+    let reading = std::thread::spawn(move || fs::read(path).unwrap());
+    wait_for("it is fetched", || dsmc.count("restore") == 1);
+    run(&mut lab.cinderfs(&["verify", "--config", lab.config().to_str().unwrap()]));
+    assert_eq!(reading.join().unwrap(), data);
     assert_eq!(dsmc.count("restore"), 1);
 }

@@ -238,6 +238,10 @@ fn row(fields: &Value) -> Option<Row> {
         found.filter(|text| !text.is_empty()).map(str::to_owned)
     };
     let id = text(&["id"])?;
+    // Of another driver's backups there may be records as well.
+    if text(&["service"]).is_some_and(|service| !service.contains("tsm")) {
+        return None;
+    }
     let service = fields.get("service_metadata");
     let service = service.and_then(|service| match service {
         Value::String(text) => serde_json::from_str(text).ok(),
@@ -303,6 +307,9 @@ mod tests {
             assert_eq!((found[0].mode, found[0].size), (Mode::File, Some(2 << 30)));
         }
         assert!(rows_in("nothing of the kind").is_empty());
+        let mut other = fields();
+        other["service"] = json!("cinder.backup.drivers.ceph.CephBackupDriver");
+        assert!(rows_in(&other.to_string()).is_empty());
         // What a driver before modes has written.
         let old = rows_in(&json!({"id": "b", "service_metadata": null}).to_string());
         assert_eq!((old[0].mode, &old[0].path), (Mode::Image, &None));

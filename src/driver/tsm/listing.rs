@@ -24,6 +24,9 @@ const LONG: Duration = Duration::from_secs(20);
 /// The same where the server has not answered lately.
 const SHORT: Duration = Duration::from_secs(5);
 
+/// For how long an image that was not found is not asked for again.
+const ABSENCE: Duration = Duration::from_secs(600);
+
 /// A backup, and the object that it is.
 #[derive(Debug, Clone)]
 pub struct Found {
@@ -61,6 +64,8 @@ struct State {
     trouble: Option<Error>,
     /// How often something went wrong with an object after a part of it was given out.
     failures: HashMap<String, u64>,
+    /// Images that were not there, and when they were asked for.
+    absent: HashMap<PathBuf, Instant>,
     /// Of these it was said that the server will delete them.
     warned: HashSet<Name>,
 }
@@ -292,12 +297,24 @@ impl Listing {
         self.take(images, Mode::Image, &mut objects)?;
         for path in self.images(&catalog) {
             let is_known = |(name, _): &(Name, Row)| name.mode == Mode::Image && name.path == path;
-            if !objects.iter().any(is_known) {
-                let rows = self.client.images(Some(&path)).await?;
-                self.take(rows, Mode::Image, &mut objects)?;
+            if objects.iter().any(is_known) || self.is_absent(&path) {
+                continue;
             }
+            let rows = self.client.images(Some(&path)).await?;
+            if rows.is_empty() {
+                self.lock().absent.insert(path, Instant::now());
+            }
+            self.take(rows, Mode::Image, &mut objects)?;
         }
         Ok(self.assemble(&catalog, objects))
+    }
+
+    /// Whether an image was not there when it was asked for lately. That takes as long as all
+    /// of them together, and records outlive images.
+    fn is_absent(&self, path: &Path) -> bool {
+        let state = self.lock();
+        let since = state.absent.get(path);
+        since.is_some_and(|since| since.elapsed() < ABSENCE)
     }
 
     /// The folders in which Cinder had files of volumes, as far as anybody knows.

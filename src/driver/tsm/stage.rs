@@ -37,6 +37,8 @@ struct Note {
     date: String,
     /// In bytes.
     size: u64,
+    /// When its file was last touched, as the kernel counts it: nobody has since.
+    touched: (i64, i64),
 }
 
 /// See the module's page.
@@ -133,11 +135,11 @@ impl Shelf {
         let note: Note = serde_json::from_slice(&text).ok()?;
         let path = self.path(&key, WHOLE);
         let is_it = note.path == name.path && note.mode == name.mode && note.date == date;
-        let size = fs::symlink_metadata(&path)
+        let stat = fs::symlink_metadata(&path)
             .ok()
-            .filter(fs::Metadata::is_file)?
-            .len();
-        (is_it && size == note.size).then_some((path, size))
+            .filter(fs::Metadata::is_file)?;
+        let is_whole = stat.len() == note.size && touched(&stat) == note.touched;
+        (is_it && is_whole).then_some((path, note.size))
     }
 
     /// All of it has arrived, and is as it should be: it is here from now on.
@@ -146,17 +148,19 @@ impl Shelf {
     /// When it cannot be kept.
     pub(super) fn keep(&self, name: &Name, date: &str, size: u64) -> Result<PathBuf> {
         let key = name.key();
-        let note = Note {
+        let mut note = Note {
             id: name.id.clone(),
             path: name.path.clone(),
             mode: name.mode,
             date: date.to_owned(),
             size,
+            touched: (0, 0),
         };
         let (arrived, whole) = (self.path(&key, ARRIVING), self.path(&key, WHOLE));
-        let keep = || {
+        let mut keep = || {
             File::open(&arrived)?.sync_all()?;
             fs::rename(&arrived, &whole)?;
+            note.touched = touched(&fs::symlink_metadata(&whole)?);
             let text = serde_json::to_vec_pretty(&note).unwrap_or_default();
             catalog::write(&self.path(&key, NOTE), &text)
         };
@@ -294,6 +298,11 @@ impl Shelf {
         kept.sort_by_key(|kept| kept.used);
         Ok(kept)
     }
+}
+
+fn touched(stat: &fs::Metadata) -> (i64, i64) {
+    use std::os::unix::fs::MetadataExt;
+    (stat.ctime(), stat.ctime_nsec())
 }
 
 /// Makes a folder into which nobody else may look: what is in it is somebody's disk.
