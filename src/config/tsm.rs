@@ -42,6 +42,8 @@ pub struct Tsm {
     pub mount_timeout: Duration,
     /// Devices are backed up as images.
     pub images: bool,
+    /// Images are looked for.
+    pub lists_images: bool,
     /// Files are sent by the command that Cinder's driver gave.
     pub legacy_commands: bool,
     /// The folder of records, and of notes on backups of our own.
@@ -86,6 +88,9 @@ pub(super) fn build(scope: &Scope<'_>, _environment: &Environment) -> Result<Dri
             .required("backup_tsm_mount_timeout")?
             .parse(value::timeout)?,
         images: scope.required("backup_tsm_mode")?.parse(mode)?,
+        lists_images: scope
+            .required("backup_tsm_list_images")?
+            .parse(value::switch)?,
         legacy_commands: scope
             .required("backup_tsm_legacy_commands")?
             .parse(value::switch)?,

@@ -2,7 +2,7 @@
 
 use crate::common::device::LoopDevice;
 use crate::common::mount::*;
-use crate::model::{MIB, VOLUME, bytes, check_tidy};
+use crate::model::{MIB, VOLUME, as_cinder, as_cinder_image, bytes, check_tidy};
 use serde_json::json;
 use std::fs;
 
@@ -90,4 +90,25 @@ fn without_that_a_device_is_sent_as_a_file() {
         fs::read(mount.path("tsm").join(VOLUME).join("a.img")).unwrap(),
         data
     );
+}
+
+#[test]
+fn an_answer_on_images_that_is_not_understood_can_be_done_without() {
+    let (lab, dsmc) = Lab::on_tsm("");
+    let folder = lab.path("dev");
+    as_cinder_image(&dsmc, &folder, 1, b"image");
+    as_cinder(&dsmc, &lab.path("staging").join(VOLUME), 2, b"file");
+    dsmc.faults(&json!([{"fault": "gibberish", "on": ["query-image"]}]));
+    let mount = lab.mount();
+    let listed = fs::read_dir(mount.path("tsm")).map(Iterator::count);
+    assert_eq!(errno(listed), libc::EIO);
+    assert!(
+        lab.log().contains("backup_tsm_list_images"),
+        "{}",
+        lab.log()
+    );
+    drop(mount);
+    lab.configure("backup_tsm_list_images = false\n");
+    let mount = lab.mount();
+    assert_eq!(names(&mount.path("tsm")), [VOLUME]);
 }

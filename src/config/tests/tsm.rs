@@ -34,7 +34,7 @@ fn cinders_defaults_hold() {
     assert_eq!(tsm.staging_limit, None);
     assert_eq!(tsm.session_timeout, Duration::from_secs(120));
     assert_eq!(tsm.mount_timeout, Duration::from_secs(1800));
-    assert!(!tsm.images && !tsm.legacy_commands);
+    assert!(!tsm.images && !tsm.legacy_commands && tsm.lists_images);
     assert!(tsm.folders.is_empty());
 }
 
@@ -53,6 +53,7 @@ fn every_option_is_read() {
          backup_tsm_mount_timeout = 3600\n\
          backup_tsm_mode = image\n\
          backup_tsm_legacy_commands = yes\n\
+         backup_tsm_list_images = no\n\
          backup_tsm_catalog_path = /srv/records\n\
          backup_tsm_folders = /mnt/a, /mnt/b/",
     );
@@ -65,7 +66,7 @@ fn every_option_is_read() {
     assert_eq!(tsm.staging_limit, Some(500 << 30));
     assert_eq!(tsm.session_timeout, Duration::from_secs_f64(7.5));
     assert_eq!(tsm.mount_timeout, Duration::from_secs(3600));
-    assert!(tsm.images && tsm.legacy_commands);
+    assert!(tsm.images && tsm.legacy_commands && !tsm.lists_images);
     assert_eq!(tsm.catalog, Path::new("/srv/records"));
     assert_eq!(tsm.folders, [Path::new("/mnt/a"), Path::new("/mnt/b")]);
 }

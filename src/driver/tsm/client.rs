@@ -75,8 +75,7 @@ impl Client {
         let mut words = vec!["-filesonly", "-scrollprompt=no"];
         words.extend(all.then_some("-inactive"));
         words.extend(deep.then_some("-subdir=yes"));
-        self.query(&["query", "backup"], &words, Some(pattern))
-            .await
+        self.query(Mode::File, &words, Some(pattern)).await
     }
 
     /// All versions of an image, or of every image.
@@ -85,13 +84,17 @@ impl Client {
     /// As [`Client::files`]; `Unsupported` when images have to be asked for by their names.
     pub async fn images(&self, name: Option<&Path>) -> Result<Vec<Row>> {
         let words = ["-inactive", "-scrollprompt=no"];
-        self.query(&["query", "image"], &words, name).await
+        self.query(Mode::Image, &words, name).await
     }
 
-    async fn query(&self, verb: &[&str], words: &[&str], of: Option<&Path>) -> Result<Vec<Row>> {
+    async fn query(&self, mode: Mode, words: &[&str], of: Option<&Path>) -> Result<Vec<Row>> {
         const OP: &str = "ask the server for";
         let subject = of.map_or_else(|| "all images".into(), |of| of.display().to_string());
-        let arguments = self.line(verb, true, words, of.as_slice())?;
+        let what = match mode {
+            Mode::File => "backup",
+            Mode::Image => "image",
+        };
+        let arguments = self.line(&["query", what], true, words, of.as_slice())?;
         let call = self.call(OP, &subject, arguments, Signs::None);
         let ended = self.runner.run(call).await?;
         if of.is_none() && verdict::refuses_question(&ended) {
@@ -103,9 +106,7 @@ impl Client {
             Verdict::Done => rows::parse(&ended.text).map_err(|reason| {
                 let said = verdict::last_words(&ended.text);
                 let reason = format!("dsmc's answer is not understood: {reason} (it said: {said})");
-                Error::new(Kind::Unavailable, OP, &subject, reason).advise(
-                    "tests/tsm-conformance.sh shows what this client says; please report it",
-                )
+                Error::new(Kind::Unavailable, OP, &subject, reason).advise(advice_on(mode))
             }),
         }
     }
@@ -320,6 +321,17 @@ impl Client {
         };
         let kept = text.lines().filter(|line| !is_password(line));
         Ok(kept.flat_map(|line| [line, "\n"]).collect())
+    }
+}
+
+/// What to do about an answer that is not understood.
+pub fn advice_on(mode: Mode) -> &'static str {
+    match mode {
+        Mode::File => "tests/tsm-conformance.sh shows what this client says; please report it",
+        Mode::Image => {
+            "to do without images, set backup_tsm_list_images to false; tests/tsm-conformance.sh \
+             shows what this client says; please report it"
+        }
     }
 }
 

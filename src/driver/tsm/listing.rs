@@ -1,24 +1,21 @@
-//! The backups that the server has: what the client finds under the names of backups, with
-//! what the catalog says of it.
+//! The backups that the server has: what the client finds under the names of backups, asked
+//! for when it is older than it may be.
 
-use super::catalog::{Catalog, Note, Row as Record};
-use super::client::{Client, Mode};
-use super::names::{DEVICES, Name, UNASSIGNED};
-use super::rows::{self, Row, Size};
+use super::catalog::Catalog;
+use super::client::{Client, Mode, advice_on};
+use super::found::{Assembly, Found, Shown, generation};
+use super::names::{DEVICES, Name};
+use super::rows::Row;
 use super::stage::Shelf;
 use crate::config;
 use crate::driver::Backup;
 use crate::error::{Error, Kind, Result};
 use crate::task::{Queue, blocking};
-use serde_json::json;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Class path of the Cinder driver whose backups these are.
-pub const SERVICE: &str = "cinder.backup.drivers.tsm.TSMBackupDriver";
 /// How long an answer is waited for, when something older can be shown.
 const LONG: Duration = Duration::from_secs(20);
 /// The same where the server has not answered lately.
@@ -26,21 +23,6 @@ const SHORT: Duration = Duration::from_secs(5);
 
 /// For how long an image that was not found is not asked for again.
 const ABSENCE: Duration = Duration::from_secs(600);
-
-/// A backup, and the object that it is.
-#[derive(Debug, Clone)]
-pub struct Found {
-    pub backup: Arc<Backup>,
-    pub name: Name,
-    /// When it was sent, as the client tells it: another one is another object.
-    pub date: String,
-    /// As far as the client tells it.
-    pub size: Size,
-    /// What we know of it, if it is one of ours.
-    pub note: Option<Note>,
-}
-
-type Shown = BTreeMap<String, Vec<Found>>;
 
 /// See the module's page.
 #[derive(Debug)]
@@ -283,6 +265,31 @@ impl Listing {
                 .await?;
             self.take(rows, Mode::File, &mut objects)?;
         }
+        if self.options.lists_images {
+            self.ask_for_images(&catalog, &mut objects).await?;
+        }
+        let (failures, mut warned) = {
+            let mut state = self.lock();
+            (state.failures.clone(), std::mem::take(&mut state.warned))
+        };
+        let shown = Assembly {
+            staging: &self.options.staging,
+            shelf: &self.shelf,
+            catalog: &catalog,
+            failures: &failures,
+            warned: &mut warned,
+        }
+        .shown(objects);
+        self.lock().warned = warned;
+        Ok(shown)
+    }
+
+    /// All images at once, and then those that are known and not among them.
+    async fn ask_for_images(
+        &self,
+        catalog: &Catalog,
+        objects: &mut Vec<(Name, Row)>,
+    ) -> Result<()> {
         let images = match self.client.images(None).await {
             Ok(rows) => rows,
             // Perhaps it has to be told which.
@@ -294,8 +301,8 @@ impl Listing {
             }
             Err(e) => return Err(e),
         };
-        self.take(images, Mode::Image, &mut objects)?;
-        for path in self.images(&catalog) {
+        self.take(images, Mode::Image, objects)?;
+        for path in self.images(catalog) {
             let is_known = |(name, _): &(Name, Row)| name.mode == Mode::Image && name.path == path;
             if objects.iter().any(is_known) || self.is_absent(&path) {
                 continue;
@@ -304,9 +311,9 @@ impl Listing {
             if rows.is_empty() {
                 self.lock().absent.insert(path, Instant::now());
             }
-            self.take(rows, Mode::Image, &mut objects)?;
+            self.take(rows, Mode::Image, objects)?;
         }
-        Ok(self.assemble(&catalog, objects))
+        Ok(())
     }
 
     /// Whether an image was not there when it was asked for lately. That takes as long as all
@@ -350,183 +357,12 @@ impl Listing {
                 None if row.is_joined => {
                     let reason = format!("\"{}\" is no name that is known", row.path);
                     let subject = "the list of objects";
-                    return Err(Error::new(Kind::Unavailable, "understand", subject, reason)
-                        .advise("tests/tsm-conformance.sh shows what this client says; please report it"));
+                    let error = Error::new(Kind::Unavailable, "understand", subject, reason);
+                    return Err(error.advise(advice_on(mode)));
                 }
                 None => {}
             }
         }
         Ok(())
     }
-
-    fn assemble(&self, catalog: &Catalog, objects: Vec<(Name, Row)>) -> Shown {
-        let mut newest: BTreeMap<(PathBuf, bool), (Name, Row)> = BTreeMap::new();
-        for (name, row) in objects {
-            let key = (name.path.clone(), name.mode == Mode::Image);
-            let rank = |row: &Row| (row.is_active, rows::time(&row.date), row.date.clone());
-            match newest.get(&key) {
-                Some((_, before)) if rank(before) >= rank(&row) => {}
-                _ => drop(newest.insert(key, (name, row))),
-            }
-        }
-        let failures = self.lock().failures.clone();
-        let mut shown = Shown::new();
-        for (name, row) in newest.into_values() {
-            self.warn_of_expiry(&name, &row);
-            let record = catalog.rows.get(&name.id);
-            let note = catalog
-                .notes
-                .get(&name.id)
-                .filter(|note| note.path == name.path);
-            let found = self.found(name, &row, note, record, &failures);
-            let volume = shown.entry(found.backup.volume_id.clone()).or_default();
-            if let Some(other) = volume
-                .iter_mut()
-                .find(|other| other.backup.id == found.backup.id)
-            {
-                tracing::warn!(
-                    "backup {} is there twice: as {} and as {}; the one that the catalog names, or \
-                     the latter, is shown",
-                    found.backup.id,
-                    other.name.path.display(),
-                    found.name.path.display()
-                );
-                let named = record.and_then(|record| record.path.as_ref());
-                if named != Some(&other.name.path) {
-                    *other = found;
-                }
-                continue;
-            }
-            volume.push(found);
-        }
-        shown
-    }
-
-    /// What a scheduled backup of the node has not found under its name any more, the server
-    /// deletes in time. Says so once for each.
-    fn warn_of_expiry(&self, name: &Name, row: &Row) {
-        if row.is_active || !self.lock().warned.insert(name.clone()) {
-            return;
-        }
-        tracing::warn!(
-            "backup {} is inactive on the server, which deletes such after a time (RETONLY of its \
-             management class, 60 days by default): an incremental backup of the node has looked \
-             for {}; let none go over that folder",
-            name.id,
-            name.path.display()
-        );
-    }
-
-    fn found(
-        &self,
-        name: Name,
-        row: &Row,
-        note: Option<&Note>,
-        record: Option<&Record>,
-        failures: &HashMap<String, u64>,
-    ) -> Found {
-        let volume = name.own_volume(&self.options.staging);
-        let volume = volume
-            .or_else(|| note.map(|note| note.volume_id.clone()))
-            .or_else(|| record?.volume_id.clone())
-            .unwrap_or_else(|| UNASSIGNED.to_owned());
-        let (size, fault) = self.size(&name, row, note, record);
-        let backup = Backup {
-            id: name.id.clone(),
-            volume_id: volume,
-            parent_id: None,
-            name: note
-                .map(|note| note.name.clone())
-                .or_else(|| record?.name.clone()),
-            written_as_file: note.is_some(),
-            description: match note {
-                Some(note) => note.description.clone(),
-                None => record.and_then(|record| record.description.clone()),
-            },
-            created_at: note
-                .and_then(Note::created_at)
-                .or_else(|| record?.created_at)
-                .or_else(|| rows::time(&row.date)),
-            modified: note.and_then(Note::modified),
-            size,
-            data_bytes: None,
-            stored_bytes: None,
-            generation: generation(&name, &row.date, failures),
-            object_count: 1,
-            compression: String::new(),
-            depth: 0,
-            service: SERVICE,
-            container: String::new(),
-            service_metadata: service_metadata(&name),
-            fault,
-        };
-        Found {
-            backup: Arc::new(backup),
-            name,
-            date: row.date.clone(),
-            size: row.size,
-            note: note.cloned(),
-        }
-    }
-
-    /// The size of an image in bytes, and why it is not known.
-    fn size(
-        &self,
-        name: &Name,
-        row: &Row,
-        note: Option<&Note>,
-        record: Option<&Record>,
-    ) -> (u64, Option<Error>) {
-        let subject = || format!("backup {}", name.id);
-        if let Some(note) = note {
-            if row.size.admits(note.size) {
-                return (note.size, None);
-            }
-            let told = row.size;
-            let reason = format!(
-                "the server has {told}, and {} bytes were written",
-                note.size
-            );
-            return (note.size, Some(Error::corrupt("read", subject(), reason)));
-        }
-        if let Size::Exact(size) = row.size {
-            return (size, None);
-        }
-        let staged = self.shelf.staged_size(name, &row.date);
-        let known = staged.or_else(|| record?.size);
-        if let Some(size) = known.filter(|size| row.size.admits(*size)) {
-            return (size, None);
-        }
-        let reason = format!("the server tells its size only roughly ({})", row.size);
-        let error = Error::new(Kind::Unavailable, "read", subject(), reason)
-            .advise("`cinderfs verify` fetches it and finds out, and keeps it at hand");
-        (0, Some(error))
-    }
-}
-
-impl std::fmt::Display for Size {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Exact(size) => write!(f, "{size} bytes"),
-            Self::About(least, most) => write!(f, "{least} to {most} bytes"),
-        }
-    }
-}
-
-/// As Cinder keeps it in its database.
-pub fn service_metadata(name: &Name) -> String {
-    let path = name.path.to_string_lossy();
-    json!({"backup_mode": name.mode.name(), "backup_path": path}).to_string()
-}
-
-/// Another one for every object that ever was this backup, and after every failure.
-fn generation(name: &Name, date: &str, failures: &HashMap<String, u64>) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (name, date, failures.get(&name.key())).hash(&mut hasher);
-    hasher.finish()
-}
-
-/// The generation of an object that was just sent.
-pub fn new_generation(name: &Name, date: &str) -> u64 {
-    generation(name, date, &HashMap::new())
 }

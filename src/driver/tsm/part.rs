@@ -1,7 +1,8 @@
 //! One object on its way to the shelf: fetched once for all who read it, and read while it
 //! is still arriving where that is safe.
 
-use super::listing::{Found, Listing};
+use super::found::Found;
+use super::listing::Listing;
 use super::names::Name;
 use super::rows::Size;
 use super::stage::{ARRIVING, LOCK, Shelf, make_private, most};

@@ -26,6 +26,15 @@ impl Size {
     }
 }
 
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exact(size) => write!(f, "{size} bytes"),
+            Self::About(least, most) => write!(f, "{least} to {most} bytes"),
+        }
+    }
+}
+
 /// A version of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {

@@ -3,7 +3,8 @@
 
 use super::catalog;
 use super::client::{Client, Mode};
-use super::listing::{Found, Listing};
+use super::found::Found;
+use super::listing::Listing;
 use super::names::Name;
 use super::part::Part;
 use super::rows::Size;

@@ -3,9 +3,10 @@
 
 use super::catalog::{self, Note, micros};
 use super::client::Mode;
-use super::listing::{Found, SERVICE, new_generation, service_metadata};
+use super::found::{Found, SERVICE, new_generation, service_metadata};
 use super::names::{DEVICES, Name};
 use super::part::sha256;
+use super::rows::{Row, Size};
 use super::stage::make_private;
 use super::tsm_error;
 use super::{Shared, delete_object};
@@ -195,7 +196,7 @@ impl SpooledSink {
     }
 
     /// Sends what is in the spool, and asks for it.
-    async fn send(&self, size: u64, before: Option<&Found>) -> Result<(String, super::rows::Size)> {
+    async fn send(&self, size: u64, before: Option<&Found>) -> Result<String> {
         let spool = self.device.get().map_or(&self.spool, |(device, _)| device);
         let (spool, path) = (spool.clone(), self.name().path.clone());
         let link = blocking(move || {
@@ -210,7 +211,7 @@ impl SpooledSink {
             Mode::Image => client.images(Some(&self.name().path)).await?,
         };
         drop(link);
-        let is_it = |row: &super::rows::Row| {
+        let is_it = |row: &Row| {
             Path::new(&row.path) == self.name().path && row.is_active && row.size.admits(size)
         };
         let missing = |reason: &str| Err(tsm_error("send", self.name(), reason));
@@ -223,10 +224,10 @@ impl SpooledSink {
         {
             return missing("the server has what was sent before, and nothing newer");
         }
-        Ok((row.date, row.size))
+        Ok(row.date)
     }
 
-    fn found(&self, note: &Note, date: String, size: super::rows::Size) -> Found {
+    fn found(&self, note: &Note, date: String) -> Found {
         let backup = Backup {
             id: self.file_name.id.clone(),
             volume_id: self.volume_id.clone(),
@@ -252,7 +253,7 @@ impl SpooledSink {
             backup: Arc::new(backup),
             name: self.name().clone(),
             date,
-            size,
+            size: Size::Exact(note.size),
             note: Some(note.clone()),
         }
     }
@@ -341,7 +342,7 @@ impl BackupSink for SpooledSink {
             let sha256 = found.note.as_ref().and_then(|note| note.sha256.clone());
             let note = self.note(size, description, sha256);
             self.keep(note.clone()).await?;
-            let found = self.found(&note, found.date.clone(), found.size);
+            let found = self.found(&note, found.date.clone());
             self.shared.listing.put(found.clone());
             sent.published = Some(found.clone());
             return Ok(found.backup);
@@ -375,8 +376,8 @@ impl BackupSink for SpooledSink {
             self.send(size, before.as_ref()).await
         };
         match send.await {
-            Ok((date, told)) => {
-                let found = self.found(&note, date, told);
+            Ok(date) => {
+                let found = self.found(&note, date);
                 self.shared.listing.put(found.clone());
                 sent.published = Some(found.clone());
                 Ok(found.backup)
