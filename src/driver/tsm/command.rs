@@ -6,7 +6,7 @@
 
 use super::stage::make_private;
 use crate::error::{Error, Kind, Result};
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -271,17 +271,9 @@ fn attend(
     let pid = child.id();
     let (mut seen, mut alive) = (0, Instant::now());
     let mut heard = [0, 0];
-    let end = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => {
-                break match (status.code(), status.signal()) {
-                    (Some(code), _) => End::Exit(code),
-                    (None, signal) => End::Signal(signal.unwrap_or_default()),
-                };
-            }
-            Ok(None) => {}
-            // Nobody else waits for it.
-            Err(_) => break End::Signal(0),
+    let asked_to_end = loop {
+        if has_ended(pid) {
+            break None;
         }
         let mut found = None;
         for ((stream, _), heard) in streams.iter().zip(&mut heard) {
@@ -297,24 +289,35 @@ fn attend(
             }
         }
         let sign = sign_of(signs, pid);
-        if sign >= seen + SIGN || matches!(signs, Signs::File(_)) && sign > seen {
+        if sign >= seen + SIGN || matches!(signs, Signs::File(_)) && sign != seen {
             (seen, alive) = (sign, Instant::now());
         }
         if found.is_none() && (alive.elapsed() >= patience || !is_wanted()) {
             found = Some(End::TimedOut(patience));
         }
         if let Some(end) = found {
-            finish_off(&mut child);
-            break end;
+            signal_group(pid, Signal::TERM);
+            let start = Instant::now();
+            while !has_ended(pid) && start.elapsed() < GRACE {
+                std::thread::sleep(LOOK);
+            }
+            break Some(end);
         }
         std::thread::sleep(LOOK);
     };
-    // What it may have started, and left behind.
-    if matches!(end, End::Exit(_) | End::Signal(_)) {
+    if asked_to_end.is_none() {
         drain(&streams, GRACE);
     }
+    // Also what it may have started, and left behind. Nobody has waited for it yet, so that
+    // its number is nobody else's.
     signal_group(pid, Signal::KILL);
+    let status = child.wait();
     drain(&streams, GRACE);
+    let end = asked_to_end.unwrap_or_else(|| match status.map(|s| (s.code(), s.signal())) {
+        Ok((Some(code), _)) => End::Exit(code),
+        Ok((None, signal)) => End::Signal(signal.unwrap_or_default()),
+        Err(_) => End::Signal(0),
+    });
     let text = streams.map(|(stream, _)| {
         let output = stream.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&output.bytes).replace('\r', "")
@@ -333,17 +336,13 @@ fn drain(streams: &[(Stream, Arc<AtomicBool>)], patience: Duration) {
     }
 }
 
-fn finish_off(child: &mut Child) {
-    signal_group(child.id(), Signal::TERM);
-    let start = Instant::now();
-    while matches!(child.try_wait(), Ok(None)) {
-        if start.elapsed() >= GRACE {
-            signal_group(child.id(), Signal::KILL);
-            let _ = child.wait();
-            return;
-        }
-        std::thread::sleep(LOOK);
-    }
+/// Whether a child has ended. It keeps its number until it is waited for.
+fn has_ended(pid: u32) -> bool {
+    let Some(pid) = Pid::from_raw(pid.cast_signed()) else {
+        return true;
+    };
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    !matches!(rustix::process::waitid(WaitId::Pid(pid), options), Ok(None))
 }
 
 /// A group has the number of its first process, and keeps it while anybody is in it.
