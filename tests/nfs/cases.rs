@@ -35,6 +35,7 @@ mod ganesha {
         commands::commands_over_a_server_that_stands_still
         publishing::what_was_given_up_while_publishing_harms_nothing
         waiting::a_server_that_stands_still_in_mid_restore
+        waiting::locks_do_not_hold_the_end_of_the_daemon
         waiting::a_server_that_stands_still_in_mid_backup
     }
 }

@@ -124,6 +124,27 @@ pub fn many_readers_cost_few_threads(server: &dyn FileServer) {
     assert_eq!(mount.unmount(), 0);
 }
 
+/// Locks that cannot be given back do not hold the daemon when it ends.
+pub fn locks_do_not_hold_the_end_of_the_daemon(server: &dyn FileServer) {
+    let (lab, data) = with_backup(server, &impatient(server), LONG);
+    let mount = lab.mount_with("mnt", "memory=16M");
+    let mut reader = Reader::new(&of(&mount, "image"));
+    reader.take(4 * MIB);
+    let mut writer = Writer::new(&of(&mount, "new"));
+    writer.feed(&data[..8 * MIB]);
+    // What is on its way to a server is waited for by the kernel, whoever ends.
+    wait_for("nothing is on its way", || chunks(&lab) >= LONG / MIB + 7);
+    server.pause();
+    let (_, outcome) = reader.rest();
+    assert_eio(outcome, "reading on");
+    assert_eio(writer.end(), "closing");
+    assert_eq!(mount.unmount(), 0);
+    server.resume();
+    let mount = lab.mount();
+    wait_for_image(&known(&lab, &mount, "image"), &data);
+    assert_eq!(mount.unmount(), 0);
+}
+
 /// Ending the daemon takes no longer than a server may hold a thread.
 pub fn the_daemon_ends_while_its_server_stands_still(server: &dyn FileServer) {
     let (lab, data) = with_backup(server, &impatient(server), LONG);
