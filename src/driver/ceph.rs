@@ -15,14 +15,17 @@ mod failure;
 mod image;
 mod library;
 mod object;
+mod reading;
 mod session;
 mod summary;
 mod threads;
 mod witness;
 
 use super::{
-    Backup, BackupDriver, BackupSink, Basis, Change, Content, Garbage, Progress, Space, Verdict,
+    Backup, BackupDriver, BackupSink, Basis, Change, Content, Garbage, Progress, Resources, Space,
+    Verdict,
 };
+use crate::budget::Budget;
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::format::volume_metadata_object;
@@ -59,13 +62,14 @@ pub struct CephDriver {
     catalog: Catalog,
     request_timeout: Duration,
     incremental: config::Incremental,
+    budget: Arc<Budget>,
     /// Where backups have data, by their keys: a snapshot never changes.
     maps: Mutex<LruCache<u128, Arc<[Range<u64>]>>>,
 }
 
 impl CephDriver {
     /// A driver; the cluster is asked when it is first needed.
-    pub fn new(options: &config::Ceph, common: &config::Common) -> Self {
+    pub fn new(options: &config::Ceph, common: &config::Common, resources: &Resources) -> Self {
         let access = Access {
             conf: options.conf.clone(),
             user: options.user.clone(),
@@ -78,6 +82,7 @@ impl CephDriver {
             session,
             request_timeout: options.request_timeout,
             incremental: common.incremental,
+            budget: Arc::clone(&resources.budget),
             maps: Mutex::new(LruCache::new(MAPS_KEPT)),
         }
     }
@@ -112,6 +117,7 @@ impl CephDriver {
             data,
             witness,
             patience: self.request_timeout,
+            budget: Arc::clone(&self.budget),
         })
     }
 

@@ -5,7 +5,7 @@ use super::completion::{Maker, Outcome, begin, end};
 use super::failure::{Deadline, check};
 use super::library::{Handle, Library, SnapInfo, Watcher};
 use super::threads::leave;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::ops::Range;
@@ -36,9 +36,9 @@ pub struct Snap {
 /// See the module's page. It closes itself when nobody uses it any more.
 pub struct Image {
     pool: Arc<Pool>,
-    handle: Handle,
+    pub(super) handle: Handle,
     /// For messages.
-    name: String,
+    pub(super) name: String,
 }
 
 // SAFETY: librbd lets any thread use an image, several at a time; what changes an open image
@@ -106,7 +106,7 @@ impl Image {
         end(OP, name, deadline, begun).await?
     }
 
-    fn library(&self) -> &'static Library {
+    pub(super) fn library(&self) -> &'static Library {
         self.pool.library()
     }
 
@@ -327,50 +327,6 @@ impl Image {
         };
         check(OP, &self.name, iterated)?;
         Ok(found.in_order(size))
-    }
-
-    /// The bytes of a range, which must lie within the image.
-    ///
-    /// # Errors
-    /// Those of the cluster.
-    pub async fn read(self: &Arc<Self>, range: Range<u64>, deadline: Deadline) -> Result<Vec<u8>> {
-        const OP: &str = "read the image";
-        struct Reading {
-            image: Arc<Image>,
-            buffer: Vec<u8>,
-        }
-        let length = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(0);
-        let reading = Reading {
-            image: Arc::clone(self),
-            buffer: vec![0; length],
-        };
-        let library = self.library();
-        // SAFETY: the buffer is owned by the payload, which keeps the image open as well.
-        let begun = unsafe {
-            begin(
-                library,
-                Maker::Rbd,
-                reading,
-                |_, outcome, reading| {
-                    // The last one to have it does not close it here: see `drop`.
-                    drop(reading.image);
-                    (outcome.code, reading.buffer)
-                },
-                |completion, reading| {
-                    let Reading { image, buffer } = &mut *reading;
-                    let (image, buffer) = (image.handle, buffer.as_mut_ptr().cast());
-                    (library.rbd.rbd_aio_read)(image, range.start, length, buffer, completion)
-                },
-            )
-        };
-        let (code, mut data) = end(OP, &self.name, deadline, begun).await?;
-        let read = check(OP, &self.name, code)?;
-        data.truncate(usize::try_from(read).unwrap_or(0));
-        if data.len() == length {
-            return Ok(data);
-        }
-        let reason = format!("it ends at {}", range.start + data.len() as u64);
-        Err(Error::new(Kind::Corrupt, OP, self.name.as_str(), reason))
     }
 }
 

@@ -134,7 +134,7 @@ functions! {
     fn rbd_diff_iterate2(
         Handle, *const c_char, u64, u64, u8, u8, DiffCallback, *mut c_void,
     ) -> c_int;
-    fn rbd_aio_read(Handle, u64, usize, *mut c_char, Handle) -> c_int;
+    fn rbd_aio_readv(Handle, *const libc::iovec, c_int, u64, Handle) -> c_int;
 }
 
 /// Both libraries.
