@@ -2,7 +2,7 @@
 //! time, and no more of it than has to be.
 
 use crate::common::ceph::{Ceph, Pool};
-use crate::common::mount::{Lab, SMALL_OBJECTS, command, fail, output, run};
+use crate::common::mount::{Lab, SMALL_OBJECTS, command, fail, kill, output, run, wait_for};
 use crate::model::{MIB, Model, VOLUME};
 use std::path::Path;
 use std::process::Command;
@@ -319,4 +319,34 @@ fn sources_that_are_not_there() {
     let (code, said) = fail(&mut ask(&lab, &["restore", &format!("{volume}/x"), &dest]));
     assert_eq!(code, USAGE, "{said}");
     assert!(said.contains("rbd import"), "{said}");
+}
+
+#[test]
+fn one_that_is_interrupted_leaves_no_snapshot() {
+    let Some(ceph) = Ceph::shared() else { return };
+    let pool = ceph.pool();
+    // So slow that it is under way for a while.
+    let lab = Lab::with("backup_file_size = 1048576\nbackup_compression_algorithm = bz2\n");
+    let mut model = sparse(&pool, &lab);
+    model.write(0..96 * MIB);
+    let (config, conf) = (lab.config(), pool.conf().to_owned());
+    let source = source(&pool);
+    let words = ["backup".as_ref(), "--config".as_ref(), config.as_os_str()];
+    let more = [
+        "--rbd-conf".as_ref(),
+        conf.as_os_str(),
+        source.as_ref(),
+        "posix".as_ref(),
+    ];
+    let child = lab.start_command(&[&words[..], &more[..]].concat());
+    wait_for("the snapshot", || !snaps(&pool).is_empty());
+    kill(child.id(), libc::SIGTERM);
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("it was interrupted"), "{said}");
+    assert_eq!(snaps(&pool), [""; 0]);
+    let left = run(&mut ask(&lab, &["gc", "--older-than", "0"]));
+    assert_eq!(left, "nothing is left over\n");
+    assert_eq!(run(&mut ask(&lab, &["ls", "posix"])), "");
 }
