@@ -16,6 +16,7 @@ mod restore;
 mod rm;
 mod show;
 mod signals;
+mod source;
 mod umount;
 mod verify;
 
@@ -64,7 +65,7 @@ enum Command {
     Ls(ls::Arguments),
     /// Tell all that is known of a backup, without a mount
     Show(show::Arguments),
-    /// Back a file or a block device up, without a mount
+    /// Back a file, a block device or an RBD image up, without a mount
     Backup(backup::Arguments),
     /// Put a backup onto a file or a block device, without a mount
     Restore(restore::Arguments),

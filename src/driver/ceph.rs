@@ -11,29 +11,35 @@ mod catalog;
 mod cluster;
 mod completion;
 mod content;
+mod diff;
 mod failure;
 mod image;
 mod library;
 mod object;
+mod reading;
 mod session;
+mod source;
 mod summary;
 mod threads;
 mod witness;
 
 use super::{
-    Backup, BackupDriver, BackupSink, Basis, Change, Content, Garbage, Progress, Space, Verdict,
+    Backup, BackupDriver, BackupSink, Basis, Change, Content, Garbage, Progress, Resources, Space,
+    Verdict,
 };
+use crate::budget::Budget;
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::format::volume_metadata_object;
 use async_trait::async_trait;
 use catalog::Catalog;
-use cluster::Access;
+pub use cluster::Access;
 use content::RbdContent;
 use failure::Deadline;
 use image::Image;
 use lru::LruCache;
 use session::Session;
+pub use source::{RbdName, RbdOriginal, RbdSource};
 use std::fmt::{self, Debug};
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -59,25 +65,21 @@ pub struct CephDriver {
     catalog: Catalog,
     request_timeout: Duration,
     incremental: config::Incremental,
+    budget: Arc<Budget>,
     /// Where backups have data, by their keys: a snapshot never changes.
     maps: Mutex<LruCache<u128, Arc<[Range<u64>]>>>,
 }
 
 impl CephDriver {
     /// A driver; the cluster is asked when it is first needed.
-    pub fn new(options: &config::Ceph, common: &config::Common) -> Self {
-        let access = Access {
-            conf: options.conf.clone(),
-            user: options.user.clone(),
-            connect_timeout: options.connect_timeout,
-            request_timeout: options.request_timeout,
-        };
-        let session = Arc::new(Session::new(access, &options.pool));
+    pub fn new(options: &config::Ceph, common: &config::Common, resources: &Resources) -> Self {
+        let session = Arc::new(Session::new(Access::of(options), &options.pool));
         Self {
             catalog: Catalog::new(&session, common.list_ttl),
             session,
             request_timeout: options.request_timeout,
             incremental: common.incremental,
+            budget: Arc::clone(&resources.budget),
             maps: Mutex::new(LruCache::new(MAPS_KEPT)),
         }
     }
@@ -92,7 +94,12 @@ impl CephDriver {
         check_identity(&image, &backup, &place)?;
         let size = image.size()?;
         let key = key_of(&pool.cluster().fsid, pool.id, &place);
-        let witness = Witness::new(&pool, &backup.id, &place, self.request_timeout);
+        let witness = Witness::new(
+            &pool,
+            format!("backup {}", backup.id),
+            &place,
+            self.request_timeout,
+        );
         let known = self.lock_maps().get(&key).cloned();
         let data = match known {
             Some(data) if place.snap.is_some() => data,
@@ -112,6 +119,7 @@ impl CephDriver {
             data,
             witness,
             patience: self.request_timeout,
+            budget: Arc::clone(&self.budget),
         })
     }
 
@@ -128,19 +136,10 @@ impl CephDriver {
         deadline: Deadline,
     ) -> Result<Arc<[Range<u64>]>> {
         let image = Arc::clone(image);
-        let find = move || {
-            if !image.has_fast_diff()? {
-                return match size.div_ceil(OBJECT) <= MOST_WITHOUT_MAP {
-                    true => image.data(size, false),
-                    false => Ok(std::iter::once(0..size).collect()),
-                };
-            }
-            let objects = image.data(size, true)?;
-            let bytes: u64 = objects.iter().map(|range| range.end - range.start).sum();
-            match bytes.div_ceil(OBJECT) <= MOST_ASKED {
-                true => image.data(size, false),
-                false => Ok(objects),
-            }
+        let find = move || match image.has_fast_diff()? || size.div_ceil(OBJECT) <= MOST_WITHOUT_MAP
+        {
+            true => image.differs(None, size),
+            false => Ok(std::iter::once(0..size).collect()),
         };
         let subject = format!("backup {}", backup.id);
         let threads = &self.session.threads;

@@ -330,6 +330,14 @@ impl BackupSink for LimitedSink {
             .map_or(Ok(()), |place| place.admit(size))
     }
 
+    fn parent_id(&self) -> Option<String> {
+        self.inner.parent_id()
+    }
+
+    fn takes_changed_ranges(&self) -> bool {
+        self.inner.takes_changed_ranges()
+    }
+
     async fn sieve(&self, index: u64) -> Result<Option<Sieve>> {
         self.inner.sieve(index).await
     }

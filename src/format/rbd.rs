@@ -4,6 +4,7 @@
 
 use super::time::Timestamp;
 use serde_json::Value;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Between the volume's id and the rest of an image's name.
 const BACKUP: &str = ".backup.";
@@ -12,6 +13,9 @@ const BACKUP: &str = ".backup.";
 const BASE: &str = "base";
 /// Between the backup's id and the time in a snapshot's name.
 const SNAP: &str = ".snap.";
+
+/// Digits behind the point in times of ours. A Python has at most 7 there.
+const OUR_DIGITS: usize = 9;
 
 /// The name of an image that holds backups.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +63,21 @@ impl SnapName {
             created_at: seconds(time),
         })
     }
+}
+
+/// A name for a snapshot of a volume from which that backup is made. Cinder calls its own
+/// like that, and removes all that are called so when it deletes the volume.
+pub fn source_snapshot(backup_id: &str, at: SystemTime) -> String {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (seconds, nanos) = (since.as_secs(), since.subsec_nanos());
+    format!("backup.{backup_id}{SNAP}{seconds}.{nanos:0OUR_DIGITS$}")
+}
+
+/// Whether a snapshot has a name of [`source_snapshot`], and not one of Cinder's.
+pub fn is_our_source_snapshot(snap: &str) -> bool {
+    let time = snap.split_once(SNAP).map(|(_, time)| time);
+    let fraction = time.and_then(|time| time.split_once('.'));
+    fraction.is_some_and(|(_, fraction)| fraction.len() == OUR_DIGITS)
 }
 
 /// The object with what Cinder knew of the volume of a backup.
@@ -151,6 +170,18 @@ mod tests {
             "backup.b",
         ] {
             assert_eq!(SnapName::parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn snapshots_of_sources() {
+        let at = UNIX_EPOCH + std::time::Duration::from_millis(1_795_263_360_190);
+        let snap = source_snapshot(ID, at);
+        assert_eq!(snap, format!("backup.{ID}.snap.1795263360.190000000"));
+        assert_eq!(SnapName::parse(&snap).unwrap().backup_id, ID);
+        assert!(is_our_source_snapshot(&snap));
+        for other in ["backup.b.snap.1795263360.1234567", "backup.b.snap.1", "b"] {
+            assert!(!is_our_source_snapshot(other), "{other}");
         }
     }
 

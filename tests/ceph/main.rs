@@ -9,3 +9,4 @@ mod deleting;
 mod faults;
 mod layouts;
 mod model;
+mod rbd_source;

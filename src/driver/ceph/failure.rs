@@ -53,7 +53,8 @@ pub fn failed(op: &'static str, subject: &str, code: i64) -> Error {
                 .advise("see `ceph -s` for what is wrong with it, or raise request_timeout")
         }
         libc::EACCES | libc::EPERM => {
-            let reason = "the user of backup_ceph_user may not do that";
+            let reason =
+                "the user whose key is used (backup_ceph_user, --rbd-user) may not do that";
             Error::new(Kind::Denied, op, subject, reason)
                 .advise("see its capabilities: `ceph auth get client.USER`")
         }

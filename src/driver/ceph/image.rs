@@ -5,11 +5,9 @@ use super::completion::{Maker, Outcome, begin, end};
 use super::failure::{Deadline, check};
 use super::library::{Handle, Library, SnapInfo, Watcher};
 use super::threads::leave;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString, c_int, c_void};
-use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ffi::{CStr, CString, c_int};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -36,9 +34,9 @@ pub struct Snap {
 /// See the module's page. It closes itself when nobody uses it any more.
 pub struct Image {
     pool: Arc<Pool>,
-    handle: Handle,
+    pub(super) handle: Handle,
     /// For messages.
-    name: String,
+    pub(super) name: String,
 }
 
 // SAFETY: librbd lets any thread use an image, several at a time; what changes an open image
@@ -106,7 +104,7 @@ impl Image {
         end(OP, name, deadline, begun).await?
     }
 
-    fn library(&self) -> &'static Library {
+    pub(super) fn library(&self) -> &'static Library {
         self.pool.library()
     }
 
@@ -297,81 +295,6 @@ impl Image {
             return Ok(texts(&keys).zip(texts(&values)).collect());
         }
     }
-
-    /// The ranges that hold data, in order, as far as that is known without reading: all
-    /// else is zero. `whole_objects` makes them as large as objects, which is faster for
-    /// images that know which objects they have. Blocks.
-    ///
-    /// # Errors
-    /// Those of the cluster.
-    pub fn data(&self, size: u64, whole_objects: bool) -> Result<Vec<Range<u64>>> {
-        const OP: &str = "find the holes of the image";
-        if size == 0 {
-            // The library ends the program when it is asked for nothing.
-            return Ok(Vec::new());
-        }
-        let mut found = Extents::default();
-        // SAFETY: the image is open; the callback is made for this argument, and is not
-        // called any more when the call has returned.
-        let iterated = unsafe {
-            (self.library().rbd.rbd_diff_iterate2)(
-                self.handle,
-                std::ptr::null(),
-                0,
-                size,
-                1,
-                u8::from(whole_objects),
-                extent_found,
-                (&raw mut found).cast(),
-            )
-        };
-        check(OP, &self.name, iterated)?;
-        Ok(found.in_order(size))
-    }
-
-    /// The bytes of a range, which must lie within the image.
-    ///
-    /// # Errors
-    /// Those of the cluster.
-    pub async fn read(self: &Arc<Self>, range: Range<u64>, deadline: Deadline) -> Result<Vec<u8>> {
-        const OP: &str = "read the image";
-        struct Reading {
-            image: Arc<Image>,
-            buffer: Vec<u8>,
-        }
-        let length = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(0);
-        let reading = Reading {
-            image: Arc::clone(self),
-            buffer: vec![0; length],
-        };
-        let library = self.library();
-        // SAFETY: the buffer is owned by the payload, which keeps the image open as well.
-        let begun = unsafe {
-            begin(
-                library,
-                Maker::Rbd,
-                reading,
-                |_, outcome, reading| {
-                    // The last one to have it does not close it here: see `drop`.
-                    drop(reading.image);
-                    (outcome.code, reading.buffer)
-                },
-                |completion, reading| {
-                    let Reading { image, buffer } = &mut *reading;
-                    let (image, buffer) = (image.handle, buffer.as_mut_ptr().cast());
-                    (library.rbd.rbd_aio_read)(image, range.start, length, buffer, completion)
-                },
-            )
-        };
-        let (code, mut data) = end(OP, &self.name, deadline, begun).await?;
-        let read = check(OP, &self.name, code)?;
-        data.truncate(usize::try_from(read).unwrap_or(0));
-        if data.len() == length {
-            return Ok(data);
-        }
-        let reason = format!("it ends at {}", range.start + data.len() as u64);
-        Err(Error::new(Kind::Corrupt, OP, self.name.as_str(), reason))
-    }
 }
 
 impl Drop for Image {
@@ -390,44 +313,6 @@ impl std::fmt::Debug for Image {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Image({} in {:?})", self.name, self.pool)
     }
-}
-
-/// What a walk over an image has found, in the order in which it was.
-#[derive(Debug, Default)]
-struct Extents(Vec<Range<u64>>);
-
-impl Extents {
-    /// Sorted, within `size` bytes, and those that adjoin joined.
-    fn in_order(mut self, size: u64) -> Vec<Range<u64>> {
-        self.0.sort_unstable_by_key(|range| range.start);
-        let mut joined: Vec<Range<u64>> = Vec::new();
-        for range in self.0 {
-            let range = range.start.min(size)..range.end.min(size);
-            match joined.last_mut() {
-                _ if range.is_empty() => {}
-                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
-                _ => joined.push(range),
-            }
-        }
-        joined
-    }
-}
-
-unsafe extern "C" fn extent_found(
-    offset: u64,
-    length: usize,
-    exists: c_int,
-    argument: *mut c_void,
-) -> c_int {
-    let noted = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: `data` has given a pointer to this, which nobody else uses meanwhile.
-        let found = unsafe { &mut *argument.cast::<Extents>() };
-        if exists != 0 {
-            found.0.push(offset..offset.saturating_add(length as u64));
-        }
-    }));
-    // Out of memory is no reason to take data for a hole.
-    if noted.is_ok() { 0 } else { -libc::ENOMEM }
 }
 
 const NO_TIME: libc::timespec = libc::timespec {
@@ -454,12 +339,6 @@ fn texts(bytes: &[u8]) -> impl Iterator<Item = String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn extents_are_put_in_order() {
-        let found = Extents(vec![8..12, 0..4, 4..6, 30..40, 11..13, 50..60, 7..7]);
-        assert_eq!(found.in_order(35), [0..6, 8..13, 30..35]);
-    }
 
     #[test]
     fn texts_end_in_zeros() {

@@ -116,6 +116,7 @@ functions! {
     fn rbd_aio_open_read_only(
         Handle, *const c_char, *mut Handle, *const c_char, Handle,
     ) -> c_int;
+    fn rbd_open(Handle, *const c_char, *mut Handle, *const c_char) -> c_int;
     fn rbd_close(Handle) -> c_int;
     fn rbd_get_size(Handle, *mut u64) -> c_int;
     fn rbd_get_id(Handle, *mut c_char, usize) -> c_int;
@@ -123,6 +124,8 @@ functions! {
     fn rbd_get_features(Handle, *mut u64) -> c_int;
     fn rbd_get_flags(Handle, *mut u64) -> c_int;
     fn rbd_get_create_timestamp(Handle, *mut libc::timespec) -> c_int;
+    fn rbd_snap_create(Handle, *const c_char) -> c_int;
+    fn rbd_snap_remove(Handle, *const c_char) -> c_int;
     fn rbd_snap_list(Handle, *mut SnapInfo, *mut c_int) -> c_int;
     fn rbd_snap_list_end(*mut SnapInfo);
     fn rbd_snap_get_timestamp(Handle, u64, *mut libc::timespec) -> c_int;
@@ -134,7 +137,7 @@ functions! {
     fn rbd_diff_iterate2(
         Handle, *const c_char, u64, u64, u8, u8, DiffCallback, *mut c_void,
     ) -> c_int;
-    fn rbd_aio_read(Handle, u64, usize, *mut c_char, Handle) -> c_int;
+    fn rbd_aio_readv(Handle, *const libc::iovec, c_int, u64, Handle) -> c_int;
 }
 
 /// Both libraries.

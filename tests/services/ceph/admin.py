@@ -8,6 +8,7 @@
     pool NAME               makes a pool for RBD images
     remove-pool NAME        removes one, with all that is in it
     quota NAME BYTES        lets a pool hold so much and no more; 0 for any amount
+    down                    has the cluster think that the object store daemon was gone
     user NAME MON OSD       makes a user with these capabilities, and prints the key
     write POOL IMAGE OFFSET FILE        writes a file into an image
     discard POOL IMAGE OFFSET LENGTH    makes a part of an image zero
@@ -97,6 +98,9 @@ class Admin:
 
     def quota(self, name, most):
         self.ask(prefix='osd pool set-quota', pool=name, field='max_bytes', val=most)
+
+    def down(self):
+        self.ask(prefix='osd down', ids=['0'])
 
     def user(self, name, mon, osd):
         out = self.ask(prefix='auth get-or-create', entity='client.' + name,
