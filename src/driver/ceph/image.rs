@@ -1,4 +1,4 @@
-//! An RBD image, open for reading at its head or at a snapshot.
+//! An RBD image, open at its head or at a snapshot. What changes it is in [`super::write`].
 
 use super::cluster::{Pool, Shared, c_text, of_library, until_zero};
 use super::completion::{Maker, Outcome, begin, end};
@@ -6,6 +6,7 @@ use super::failure::{Deadline, check};
 use super::library::{Handle, Library, SnapInfo, Watcher};
 use super::threads::leave;
 use crate::error::{Error, Kind, Result};
+use crate::task::aside;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::ops::Range;
@@ -16,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// `RBD_FEATURE_FAST_DIFF`
 const FAST_DIFF: u64 = 1 << 4;
 /// `RBD_FLAG_FAST_DIFF_INVALID`
-const FAST_DIFF_INVALID: u64 = 1 << 1;
+pub const FAST_DIFF_INVALID: u64 = 1 << 1;
 /// `RBD_MAX_IMAGE_ID_LENGTH` and room for more.
 const LONGEST_ID: usize = 256;
 /// Nobody has so many snapshots, or so many who watch an image, or so much metadata.
@@ -35,14 +36,15 @@ pub struct Snap {
 
 /// See the module's page. It closes itself when nobody uses it any more.
 pub struct Image {
-    pool: Arc<Pool>,
-    handle: Handle,
+    pub(super) pool: Arc<Pool>,
+    pub(super) handle: Handle,
     /// For messages.
-    name: String,
+    pub(super) name: String,
+    is_writable: bool,
 }
 
-// SAFETY: librbd lets any thread use an image, several at a time; what changes an open image
-// (setting its snapshot, resizing) is never called.
+// SAFETY: librbd lets any thread use an image, several at a time; what changes which snapshot
+// an open image is at is never called.
 unsafe impl Send for Image {}
 // SAFETY: as above.
 unsafe impl Sync for Image {}
@@ -58,6 +60,24 @@ impl Image {
         snap: Option<&str>,
         deadline: Deadline,
     ) -> Result<Self> {
+        Self::open_as(pool, name, snap, false, deadline).await
+    }
+
+    /// Opens an image at its head, for writing: others see that it is in use.
+    ///
+    /// # Errors
+    /// As [`Image::open`].
+    pub async fn open_writable(pool: &Arc<Pool>, name: &str, deadline: Deadline) -> Result<Self> {
+        Self::open_as(pool, name, None, true, deadline).await
+    }
+
+    async fn open_as(
+        pool: &Arc<Pool>,
+        name: &str,
+        snap: Option<&str>,
+        is_writable: bool,
+        deadline: Deadline,
+    ) -> Result<Self> {
         const OP: &str = "open the image";
         struct Opening {
             pool: Arc<Pool>,
@@ -65,6 +85,7 @@ impl Image {
             snap: Option<CString>,
             name: String,
             handle: Handle,
+            is_writable: bool,
         }
         // SAFETY: a handle may be used by any thread.
         unsafe impl Send for Opening {}
@@ -74,6 +95,7 @@ impl Image {
             snap: snap.map(|snap| c_text(OP, snap)).transpose()?,
             name: name.to_owned(),
             handle: std::ptr::null_mut(),
+            is_writable,
         };
         let library = pool.library();
         let finish = |_: &'static Library, outcome: Outcome, opening: Opening| {
@@ -82,6 +104,7 @@ impl Image {
                 pool: opening.pool,
                 handle: opening.handle,
                 name: opening.name,
+                is_writable: opening.is_writable,
             })
         };
         // SAFETY: the texts and the handle are in the payload or owned by it, and so is the
@@ -99,14 +122,18 @@ impl Image {
                     } = &*opening;
                     let snap = snap.as_ref().map_or(std::ptr::null(), |snap| snap.as_ptr());
                     let (io, name) = (pool.handle(), text.as_ptr());
-                    (library.rbd.rbd_aio_open_read_only)(io, name, handle, snap, completion)
+                    let open = match is_writable {
+                        true => library.rbd.rbd_aio_open,
+                        false => library.rbd.rbd_aio_open_read_only,
+                    };
+                    open(io, name, handle, snap, completion)
                 },
             )
         };
         end(OP, name, deadline, begun).await?
     }
 
-    fn library(&self) -> &'static Library {
+    pub(super) fn library(&self) -> &'static Library {
         self.pool.library()
     }
 
@@ -174,18 +201,23 @@ impl Image {
     /// # Errors
     /// Those of the library.
     pub fn has_fast_diff(&self) -> Result<bool> {
-        let (mut features, mut flags) = (0, 0);
-        let rbd = &self.library().rbd;
-        // SAFETY: the image is open, and the numbers are written to.
-        let (features_told, flags_told) = unsafe {
-            (
-                (rbd.rbd_get_features)(self.handle, &raw mut features),
-                (rbd.rbd_get_flags)(self.handle, &raw mut flags),
-            )
-        };
-        check("tell the features of the image", &self.name, features_told)?;
-        check("tell the flags of the image", &self.name, flags_told)?;
-        Ok(features & FAST_DIFF != 0 && flags & FAST_DIFF_INVALID == 0)
+        let mut features = 0;
+        // SAFETY: the image is open, and the number is written to.
+        let told = unsafe { (self.library().rbd.rbd_get_features)(self.handle, &raw mut features) };
+        check("tell the features of the image", &self.name, told)?;
+        Ok(features & FAST_DIFF != 0 && self.flags()? & FAST_DIFF_INVALID == 0)
+    }
+
+    /// What is wrong with what it knows of its objects: `RBD_FLAG_...`.
+    ///
+    /// # Errors
+    /// Those of the library.
+    pub fn flags(&self) -> Result<u64> {
+        let mut flags = 0;
+        // SAFETY: the image is open, and the number is written to.
+        let told = unsafe { (self.library().rbd.rbd_get_flags)(self.handle, &raw mut flags) };
+        check("tell the flags of the image", &self.name, told)?;
+        Ok(flags)
     }
 
     /// All snapshots that users have made, the oldest first, as they were when the image was
@@ -238,6 +270,14 @@ impl Image {
     /// # Errors
     /// Those of the cluster.
     pub fn is_watched(&self) -> Result<bool> {
+        Ok(self.watchers()? > 0)
+    }
+
+    /// How often it is open for writing, by us or by others. Blocks.
+    ///
+    /// # Errors
+    /// Those of the cluster.
+    pub fn watchers(&self) -> Result<usize> {
         const OP: &str = "see who uses the image";
         let rbd = &self.library().rbd;
         let none = Watcher {
@@ -251,13 +291,13 @@ impl Image {
         let listed =
             unsafe { (rbd.rbd_watchers_list)(self.handle, watchers.as_mut_ptr(), &raw mut count) };
         if listed == -libc::ERANGE {
-            return Ok(true);
+            return Ok(count);
         }
         check(OP, &self.name, listed)?;
         let written = count.min(watchers.len());
         // SAFETY: they are freed once, and not used afterwards.
         unsafe { (rbd.rbd_watchers_list_cleanup)(watchers.as_mut_ptr(), written) };
-        Ok(written > 0)
+        Ok(written)
     }
 
     /// What users and programs have noted of it. Blocks.
@@ -310,23 +350,57 @@ impl Image {
             // The library ends the program when it is asked for nothing.
             return Ok(Vec::new());
         }
-        let mut found = Extents::default();
-        // SAFETY: the image is open; the callback is made for this argument, and is not
-        // called any more when the call has returned.
+        self.extents(OP, None, 0..size, whole_objects)
+    }
+
+    /// The ranges of a range that differ from what they were at a snapshot, in order, holes
+    /// as well as data: a range may be larger than what really differs, never smaller.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such snapshot; those of the cluster.
+    pub fn changes(
+        &self,
+        snap: &str,
+        range: Range<u64>,
+        whole_objects: bool,
+    ) -> Result<Vec<Range<u64>>> {
+        const OP: &str = "find the changes of the image";
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let snap = c_text(OP, snap)?;
+        self.extents(OP, Some(&snap), range, whole_objects)
+    }
+
+    fn extents(
+        &self,
+        op: &'static str,
+        since: Option<&CStr>,
+        range: Range<u64>,
+        whole_objects: bool,
+    ) -> Result<Vec<Range<u64>>> {
+        let mut found = Extents {
+            with_holes: since.is_some(),
+            ranges: Vec::new(),
+        };
+        // SAFETY: the image is open, the text ends in a zero and outlives the call; the
+        // callback is made for this argument, and is not called any more when the call has
+        // returned.
         let iterated = unsafe {
             (self.library().rbd.rbd_diff_iterate2)(
                 self.handle,
-                std::ptr::null(),
-                0,
-                size,
+                since.map_or(std::ptr::null(), CStr::as_ptr),
+                range.start,
+                range.end - range.start,
                 1,
                 u8::from(whole_objects),
                 extent_found,
                 (&raw mut found).cast(),
             )
         };
-        check(OP, &self.name, iterated)?;
-        Ok(found.in_order(size))
+        check(op, &self.name, iterated)?;
+        Ok(found.in_order(range.end))
     }
 
     /// The bytes of a range, which must lie within the image.
@@ -377,12 +451,18 @@ impl Image {
 impl Drop for Image {
     fn drop(&mut self) {
         let (pool, handle) = (Arc::clone(&self.pool), Shared(self.handle));
-        // It waits for what is under way, and may be called from a callback.
-        leave(move || {
+        let close = move || {
             let handle = handle;
             // SAFETY: nobody has the image any more, and its pool is there still.
             unsafe { (pool.library().rbd.rbd_close)(handle.0) };
-        });
+        };
+        // It waits for what is under way, and may be called from a callback. Should the
+        // program end before an image that can be written to is closed, the cluster would
+        // take it for in use for another half minute.
+        match self.is_writable {
+            true => aside(close),
+            false => leave(close),
+        }
     }
 }
 
@@ -394,23 +474,32 @@ impl std::fmt::Debug for Image {
 
 /// What a walk over an image has found, in the order in which it was.
 #[derive(Debug, Default)]
-struct Extents(Vec<Range<u64>>);
+struct Extents {
+    /// Ranges that have become zero count, too.
+    with_holes: bool,
+    ranges: Vec<Range<u64>>,
+}
 
 impl Extents {
     /// Sorted, within `size` bytes, and those that adjoin joined.
-    fn in_order(mut self, size: u64) -> Vec<Range<u64>> {
-        self.0.sort_unstable_by_key(|range| range.start);
-        let mut joined: Vec<Range<u64>> = Vec::new();
-        for range in self.0 {
-            let range = range.start.min(size)..range.end.min(size);
-            match joined.last_mut() {
-                _ if range.is_empty() => {}
-                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
-                _ => joined.push(range),
-            }
-        }
-        joined
+    fn in_order(self, size: u64) -> Vec<Range<u64>> {
+        in_order(self.ranges, size)
     }
+}
+
+/// Ranges sorted, within `end`, and those that adjoin joined.
+pub fn in_order(mut ranges: Vec<Range<u64>>, end: u64) -> Vec<Range<u64>> {
+    ranges.sort_unstable_by_key(|range| range.start);
+    let mut joined: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        let range = range.start.min(end)..range.end.min(end);
+        match joined.last_mut() {
+            _ if range.is_empty() => {}
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => joined.push(range),
+        }
+    }
+    joined
 }
 
 unsafe extern "C" fn extent_found(
@@ -420,22 +509,24 @@ unsafe extern "C" fn extent_found(
     argument: *mut c_void,
 ) -> c_int {
     let noted = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: `data` has given a pointer to this, which nobody else uses meanwhile.
+        // SAFETY: `extents` has given a pointer to this, which nobody else uses meanwhile.
         let found = unsafe { &mut *argument.cast::<Extents>() };
-        if exists != 0 {
-            found.0.push(offset..offset.saturating_add(length as u64));
+        if exists != 0 || found.with_holes {
+            found
+                .ranges
+                .push(offset..offset.saturating_add(length as u64));
         }
     }));
     // Out of memory is no reason to take data for a hole.
     if noted.is_ok() { 0 } else { -libc::ENOMEM }
 }
 
-const NO_TIME: libc::timespec = libc::timespec {
+pub(super) const NO_TIME: libc::timespec = libc::timespec {
     tv_sec: 0,
     tv_nsec: 0,
 };
 
-fn time_of(time: &libc::timespec) -> Option<SystemTime> {
+pub(super) fn time_of(time: &libc::timespec) -> Option<SystemTime> {
     let seconds = Duration::from_secs(u64::try_from(time.tv_sec).ok()?);
     let nanos = Duration::from_nanos(u64::try_from(time.tv_nsec).ok()?);
     let since = seconds.checked_add(nanos)?;
@@ -457,7 +548,10 @@ mod tests {
 
     #[test]
     fn extents_are_put_in_order() {
-        let found = Extents(vec![8..12, 0..4, 4..6, 30..40, 11..13, 50..60, 7..7]);
+        let found = Extents {
+            with_holes: false,
+            ranges: vec![8..12, 0..4, 4..6, 30..40, 11..13, 50..60, 7..7],
+        };
         assert_eq!(found.in_order(35), [0..6, 8..13, 30..35]);
     }
 
