@@ -9,3 +9,5 @@ mod deleting;
 mod faults;
 mod layouts;
 mod model;
+mod write_faults;
+mod writing;

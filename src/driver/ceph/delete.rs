@@ -31,26 +31,62 @@ pub fn leftover(name: &BaseName) -> String {
 pub async fn delete(shared: &Shared, backup: &Backup) -> Result<()> {
     refuse_if_append_only(shared, backup)?;
     let mut tries = 0;
-    loop {
-        if !try_delete(shared, backup).await? {
-            break;
+    let left = loop {
+        match try_delete(shared, backup).await? {
+            Done::InUse if tries < TRIES => {
+                tries += 1;
+                tracing::info!(
+                    "backup {}: its image is in use; trying again in {} s",
+                    backup.id,
+                    DELAY.as_secs()
+                );
+                tokio::time::sleep(DELAY).await;
+            }
+            Done::InUse => {
+                let subject = format!("backup {}", backup.id);
+                let reason = "other programs have its image open, or have had until a moment ago";
+                return Err(Error::new(Kind::Dependents, "delete", subject, reason)
+                    .advise("see `rbd status` for who that is, and try again"));
+            }
+            Done::Withdrawn => return Ok(()),
+            Done::Gone(left) => break left,
         }
-        if tries == TRIES {
-            let subject = format!("backup {}", backup.id);
-            let reason = "other programs have its image open, or have had until a moment ago";
-            return Err(Error::new(Kind::Dependents, "delete", subject, reason)
-                .advise("see `rbd status` for who that is, and try again"));
-        }
-        tries += 1;
-        tracing::info!(
-            "backup {}: its image is in use; trying again in {} s",
-            backup.id,
-            DELAY.as_secs()
-        );
-        tokio::time::sleep(DELAY).await;
-    }
+    };
     shared.catalog.changed(&backup.volume_id).await;
+    let clear = async {
+        if let Some(image) = left {
+            clear_away(shared, &image).await?;
+        }
+        remove_metadata(shared, &backup.id).await
+    };
+    if let Err(e) = clear.await {
+        let id = &backup.id;
+        tracing::warn!("backup {id} is deleted, but parts of it are left: {e}");
+    }
     Ok(())
+}
+
+/// What came of a try.
+enum Done {
+    /// Somebody has the image open, and nothing was done.
+    InUse,
+    /// It is being written here, and who writes it clears it away.
+    Withdrawn,
+    /// The backup does not exist any more; this image is left of it.
+    Gone(Option<String>),
+}
+
+/// Removes what Cinder has noted of the volume.
+async fn remove_metadata(shared: &Shared, backup_id: &str) -> Result<()> {
+    let session = &shared.session;
+    let pool = session.pool().await?;
+    let object = volume_metadata_object(backup_id);
+    let name = object.clone();
+    let remove = move || pool.remove_object(&name);
+    session
+        .threads
+        .run("remove the object", &object, session.deadline(), remove)
+        .await
 }
 
 fn refuse_if_append_only(shared: &Shared, backup: &Backup) -> Result<()> {
@@ -78,12 +114,12 @@ pub async fn withdraw(shared: &Shared, backup: &Backup) -> Result<()> {
     }
 }
 
-/// Whether the image is in use, and nothing was done.
-async fn try_delete(shared: &Shared, backup: &Backup) -> Result<bool> {
+/// Makes it be no backup any more.
+async fn try_delete(shared: &Shared, backup: &Backup) -> Result<Done> {
     let _alone = shared.writing.delete().await;
     if let Some(sink) = shared.writing.sink_of(&backup.id) {
         sink.withdraw().await?;
-        return Ok(false);
+        return Ok(Done::Withdrawn);
     }
     let Found { place, .. } = shared.catalog.find(backup).await?;
     // What another program has built on it until now counts, too.
@@ -100,7 +136,7 @@ async fn try_delete(shared: &Shared, backup: &Backup) -> Result<bool> {
     let pool = session.pool().await?;
     let image = match Image::open_writable(&pool, &place.image, session.deadline()).await {
         // It is gone already.
-        Err(e) if e.kind() == Kind::NotFound => return Ok(false),
+        Err(e) if e.kind() == Kind::NotFound => return Ok(Done::Gone(None)),
         other => other?,
     };
     let (id, image_id) = (backup.id.clone(), place.image_id.clone());
@@ -111,33 +147,20 @@ async fn try_delete(shared: &Shared, backup: &Backup) -> Result<bool> {
         session.deadline(),
         look_and_remove,
     );
-    match run.await {
-        Ok(Left::InUse) => return Ok(true),
-        Ok(Left::Others) => {}
-        Ok(Left::Nothing) => {
-            if let Some(name) = BaseName::parse(&place.image) {
-                let to = leftover(&name);
-                match rename(shared, &place.image, &to).await {
-                    Err(e) if e.kind() == Kind::NotFound => {}
-                    other => other?,
-                }
-                if let Err(e) = clear_away(shared, &to).await {
-                    let id = &backup.id;
-                    tracing::warn!("backup {id} is deleted, but parts of it are left: {e}");
-                }
+    match run.await? {
+        Left::InUse => Ok(Done::InUse),
+        Left::Others => Ok(Done::Gone(None)),
+        Left::Nothing => {
+            let Some(name) = BaseName::parse(&place.image) else {
+                return Ok(Done::Gone(None));
+            };
+            let to = leftover(&name);
+            match rename(shared, &place.image, &to).await {
+                Err(e) if e.kind() == Kind::NotFound => Ok(Done::Gone(None)),
+                other => other.map(|()| Done::Gone(Some(to))),
             }
         }
-        Err(e) => return Err(e),
     }
-    let object = volume_metadata_object(&backup.id);
-    let remove = move || pool.remove_object(&object);
-    let subject = format!("backup {}", backup.id);
-    let threads = &session.threads;
-    let removed = threads.run("remove the object of", &subject, session.deadline(), remove);
-    if let Err(e) = removed.await {
-        tracing::warn!("{subject} is deleted, but parts of it are left: {e}");
-    }
-    Ok(false)
 }
 
 /// What is left in an image of which a backup was taken.
@@ -257,6 +280,8 @@ pub async fn clear_away(shared: &Shared, name: &str) -> Result<()> {
 /// See [`crate::driver::BackupDriver::update`].
 pub async fn update(shared: &Shared, backup: &Backup, change: Change) -> Result<Arc<Backup>> {
     let _choosing = shared.writing.choose().await;
+    // What is said of a backup is read and written as a whole.
+    let _changing = shared.writing.change().await;
     let Found { place, .. } = shared.catalog.find(backup).await?;
     let gone = || {
         let subject = format!("backup {}", backup.id);

@@ -5,7 +5,9 @@
 use super::writer::RbdSink;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::{
+    Mutex as AsyncMutex, MutexGuard as AsyncGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 
 /// See the module's page.
 #[derive(Default)]
@@ -14,6 +16,8 @@ pub struct Writing {
     /// Shared while a parent is chosen, alone while a backup is deleted: a child is begun
     /// before or after that.
     choosing: RwLock<()>,
+    /// One change of what is said of backups at a time.
+    changing: AsyncMutex<()>,
 }
 
 struct Entry {
@@ -42,6 +46,11 @@ impl Writing {
     /// While this is held, nobody chooses a parent, and a backup may be deleted.
     pub async fn delete(&self) -> RwLockWriteGuard<'_, ()> {
         self.choosing.write().await
+    }
+
+    /// While this is held, nobody else changes what is said of backups.
+    pub async fn change(&self) -> AsyncGuard<'_, ()> {
+        self.changing.lock().await
     }
 
     /// A backup is begun. `None` when another one is being written to the same image.
