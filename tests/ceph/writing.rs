@@ -119,7 +119,7 @@ fn a_chain_in_one_image() {
     copy_in(&first, &full);
     check_equal(&full, &first);
     let image = format!("volume-{VOLUME}.backup.{}", id(&full));
-    assert_eq!(pool.images(), [image.clone()]);
+    assert_eq!(pool.images(), std::slice::from_ref(&image));
     let info: Value =
         serde_json::from_str(&pool.rbd(&["info", "--format", "json", &image])).unwrap();
     assert_eq!(
@@ -151,7 +151,8 @@ fn a_chain_in_one_image() {
     punch(&second, &(32 * MIB..36 * MIB));
     let grown = File::options().write(true).open(&second).unwrap();
     grown.set_len(80 * MIB).unwrap();
-    scribble(&second, &(79 * MIB..79 * MIB + 4096));
+    // Where an object begins: they are told of from there.
+    scribble(&second, &(76 * MIB..76 * MIB + 4096));
     let increment = volume.join("second.img");
     copy_in(&second, &volume.join(".incremental/second.img"));
     check_equal(&increment, &second);
@@ -376,7 +377,7 @@ fn killed_in_the_middle() {
     let mount = lab.mount();
     copy_in(&base, &mount.volume(VOLUME).join("base.img"));
     let image = pool.images().remove(0);
-    for (folder, images) in [(".full", 2), (".incremental", 1)] {
+    for folder in [".full", ".incremental"] {
         let mount = lab.mount_with("second", "");
         let (to, pipe) = (mount.volume(VOLUME).join(folder), lab.path("pipe"));
         run(&mut command("mkfifo", &[&pipe]));
@@ -391,7 +392,7 @@ fn killed_in_the_middle() {
         let mut feed = File::options().write(true).open(&pipe).unwrap();
         // When all of it is taken, most of it has been stored.
         feed.write_all(&vec![9; 32 << 20]).unwrap();
-        wait_for("it has begun", || pool.images().len() == images);
+        wait_for("it has begun", || pool.images().len() == 2);
         mount.crash();
         drop(feed);
         writer.wait().unwrap();
@@ -413,7 +414,7 @@ fn killed_in_the_middle() {
     let removed = gc(&lab, &["--delete"]);
     assert_eq!(removed, [("unfinished".into(), "removed".into())]);
     assert_eq!(gc(&lab, &[]), []);
-    assert_eq!(pool.images(), [image.clone()]);
+    assert_eq!(pool.images(), std::slice::from_ref(&image));
     assert_eq!(snaps(&pool, &image).len(), 2);
     verify(&lab, true);
 }

@@ -157,6 +157,13 @@ async fn try_delete(shared: &Shared, backup: &Backup) -> Result<Done> {
             let to = leftover(&name);
             match rename(shared, &place.image, &to).await {
                 Err(e) if e.kind() == Kind::NotFound => Ok(Done::Gone(None)),
+                // Who deletes in a full pool makes room. Should that be broken off, our notes
+                // tell that the image is no backup any more.
+                Err(e) if e.kind() == Kind::NoSpace => {
+                    tracing::debug!("backup {} is deleted without more ado: {e}", backup.id);
+                    clear_away(shared, &place.image).await?;
+                    Ok(Done::Gone(None))
+                }
                 other => other.map(|()| Done::Gone(Some(to))),
             }
         }

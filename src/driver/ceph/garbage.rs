@@ -8,7 +8,7 @@ use super::Shared;
 use super::delete::{clear_away, leftover, rename};
 use super::image::{Image, Snap};
 use super::publish::strays;
-use super::summary::{Note, UNFINISHED, head_id, note_key, noted_backup};
+use super::summary::{Note, head_id, is_leftover as is_leftover_image, note_key, noted_backup};
 use crate::driver::{Garbage, GarbageKind};
 use crate::error::{Error, Kind, Result};
 use crate::format::{BaseName, SnapName, leftover_image, of_volume_metadata_object};
@@ -227,7 +227,7 @@ impl Found {
         };
         let is_hidden = |id: &String| Note::of(id, image, &seen.notes).unfinished;
         let is_unfinished = is_leftover
-            || is_head && seen.notes.contains_key(UNFINISHED)
+            || is_head && is_leftover_image(&seen.notes)
             || !is_head && ids.iter().all(is_hidden);
         if is_unfinished {
             let objects = vec![image.to_owned()];

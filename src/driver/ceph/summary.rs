@@ -19,7 +19,7 @@ pub const SERVICE: &str = "cinder.backup.drivers.ceph.CephBackupDriver";
 /// image, which Cinder ignores.
 const NOTE: &str = "cinderfs.backup.";
 /// An image with this note is being written, or was never finished.
-pub const UNFINISHED: &str = "cinderfs.unfinished";
+const UNFINISHED: &str = "cinderfs.unfinished";
 
 /// What our notes on a backup are kept under.
 pub fn note_key(backup_id: &str) -> String {
@@ -187,7 +187,7 @@ fn backups(name: &BaseName, pool: &str, seen: &Seen) -> Vec<Found> {
     let snaps: Vec<_> = seen.snaps.iter().filter_map(named).collect();
     if snaps.is_empty() {
         // One that is being written is no backup yet.
-        if seen.watched || seen.notes.contains_key(UNFINISHED) {
+        if seen.watched || is_leftover(&seen.notes) {
             return Vec::new();
         }
         let id = head_id(name, seen.id.as_deref());
@@ -256,6 +256,16 @@ fn backups(name: &BaseName, pool: &str, seen: &Seen) -> Vec<Found> {
         });
     }
     found
+}
+
+/// Whether an image without a snapshot that is a backup is none itself: it was never finished,
+/// or a backup of ours was deleted from it, which always has a snapshot.
+pub fn is_leftover(notes: &BTreeMap<String, String>) -> bool {
+    let is_ours = |key: &String| {
+        let id = noted_backup(key);
+        id.is_some_and(|id| Note::of(id, "", notes).is_ours())
+    };
+    notes.contains_key(UNFINISHED) || notes.keys().any(is_ours)
 }
 
 /// A snapshot that is a backup, and when it was made.
