@@ -48,7 +48,9 @@ fn clusters_that_are_full() {
     for folder in [".full", ".incremental"] {
         let other = sparse(&lab, "other", 60 * MIB, &[(0, 60 * MIB)]);
         let begun = File::create_new(volume.join(folder).join("begun.img")).unwrap();
+        begun.set_len(60 * MIB).unwrap();
         begun.write_all_at(&[3; 1000], 0).unwrap();
+        // Whenever a program is started here, this is published.
         ceph.admin(&["full", "0.00001"]);
         let written = fs::read(&other).unwrap();
         let failed = begun
@@ -59,7 +61,12 @@ fn clusters_that_are_full() {
         let made = File::create_new(volume.join(folder).join("b.img"));
         assert_eq!(errno(made), libc::ENOSPC);
         check_equal(&volume.join("a.img"), &file);
-        assert_eq!(names(&volume), ["a.img"]);
+        // It stays as it was, and can be deleted.
+        assert_eq!(names(&volume), ["a.img", "begun.img"]);
+        let kept = fs::read(volume.join("begun.img")).unwrap();
+        let is_right = |(at, byte): (usize, &u8)| *byte == if at < 1000 { 3 } else { 0 };
+        assert!(kept.iter().enumerate().all(is_right));
+        fs::remove_file(volume.join("begun.img")).unwrap();
         ceph.admin(&["full", "0.95"]);
         copy_in(&other, &volume.join(folder).join("c.img"));
         check_equal(&volume.join("c.img"), &other);

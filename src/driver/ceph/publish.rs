@@ -112,8 +112,9 @@ impl RbdSink {
         if anew && let Err(e) = self.clear_strays(&target).await {
             tracing::warn!("backup {}: {e}", self.backup_id);
         }
-        if !target.is_own {
-            self.give_back(&target, state).await;
+        match target.is_own {
+            true => self.stand_alone(state).await,
+            false => self.give_back(&target, state).await,
         }
         let place = Place {
             image: target.image.clone(),
@@ -246,6 +247,9 @@ impl RbdSink {
         let Ok(mut target) = self.target() else {
             return Ok(());
         };
+        if let Some(mut former) = state.former.clone() {
+            self.hide(&mut former).await?;
+        }
         if state.published.is_some() {
             self.hide(&mut target).await?;
         }
@@ -294,6 +298,11 @@ impl RbdSink {
             drop(target);
             return super::delete::clear_away(&self.shared, &image).await;
         }
+        self.discard_from(state, target).await
+    }
+
+    /// Removes all of it from an image of others.
+    pub(super) async fn discard_from(&self, state: &mut State, mut target: Target) -> Result<()> {
         self.hide(&mut target).await?;
         let key = note_key(&self.backup_id);
         let forget = move |image: &Image| image.forget_note(&key);

@@ -51,6 +51,8 @@ pub(super) struct State {
     touched: BTreeSet<u64>,
     /// It was given up to be an incremental backup.
     on_its_own: bool,
+    /// The image in which it was published as one before.
+    pub(super) former: Option<Target>,
     /// How often it was tried to publish it.
     pub(super) attempts: i64,
     /// The snapshot that was published last.
@@ -221,14 +223,29 @@ impl RbdSink {
             let data = from.head.read(start..start + length).await?;
             target.head.put(start, data.into(), true).await?;
         }
-        self.leave(from, state).await;
+        // What was published before stays so until this is.
+        match state.published.take() {
+            Some(_) => state.former = Some(from.clone()),
+            None => self.leave(from, state).await,
+        }
+        state.is_away = false;
         state.touched = state.chunks.keys().copied().collect();
         state.on_its_own = true;
         *self.lock_target() = Some(target.clone());
+        Ok(target)
+    }
+
+    /// It is published in an image of its own: it is built on nothing any more.
+    pub(super) async fn stand_alone(&self, state: &mut State) {
+        if let Some(former) = state.former.take()
+            && let Err(e) = self.discard_from(state, former).await
+        {
+            tracing::warn!("backup {}: {e}", self.backup_id);
+        }
+        state.is_away = false;
         if let Some(sign) = self.sign().as_ref() {
             sign.stand_alone();
         }
-        Ok(target)
     }
 }
 
@@ -332,10 +349,15 @@ impl BackupSink for RbdSink {
     async fn discard(&self) -> Result<()> {
         let mut state = self.state.lock().await;
         let target = self.lock_target().take();
+        let former = match state.former.take() {
+            Some(former) => self.discard_from(&mut state, former).await,
+            None => Ok(()),
+        };
         let discarded = match target {
             Some(target) => self.discard_all(&mut state, target).await,
             None => Ok(()),
         };
+        let discarded = former.and(discarded);
         self.shared.catalog.changed(&self.name.volume_id).await;
         self.seal();
         discarded
