@@ -8,6 +8,7 @@ mod cinder;
 mod deleting;
 mod faults;
 mod layouts;
+mod leftovers;
 mod model;
 mod write_faults;
 mod writing;

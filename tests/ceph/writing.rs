@@ -242,7 +242,7 @@ fn a_chain_in_one_image() {
     check_empty(&pool);
 }
 
-fn verify(lab: &Lab, is_well: bool) -> Value {
+pub fn verify(lab: &Lab, is_well: bool) -> Value {
     let config = lab.config();
     let arguments = [
         "verify".as_ref(),
@@ -256,7 +256,7 @@ fn verify(lab: &Lab, is_well: bool) -> Value {
 }
 
 /// What is left over: kinds, and states.
-fn gc(lab: &Lab, arguments: &[&str]) -> Vec<(String, String)> {
+pub fn gc(lab: &Lab, arguments: &[&str]) -> Vec<(String, String)> {
     let config = lab.config();
     let mut command = lab.cinderfs(&[
         "gc".as_ref(),

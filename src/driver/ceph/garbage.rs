@@ -208,10 +208,12 @@ impl Found {
             .filter_map(|snap| SnapName::parse(&snap.name));
         let ids: BTreeSet<String> = ids.map(|name| name.backup_id).collect();
         let is_head = ids.is_empty();
-        self.known.extend(ids.iter().cloned());
-        self.known.extend(name.backup_id.clone());
-        if is_head && name.backup_id.is_none() {
-            self.nameless.insert(name.volume_id.clone());
+        if !is_leftover {
+            self.known.extend(ids.iter().cloned());
+            self.known.extend(name.backup_id.clone());
+            if is_head && name.backup_id.is_none() {
+                self.nameless.insert(name.volume_id.clone());
+            }
         }
         if seen.watched {
             return;
