@@ -9,6 +9,7 @@ mod ceph;
 mod check;
 pub mod chunked;
 mod content;
+mod dependents;
 mod original;
 mod quota;
 mod record;

@@ -25,8 +25,9 @@ pub(crate) use metadata::LARGEST_METADATA;
 pub use metadata::{FORMAT_VERSION, Metadata, ObjectEntry, Own};
 pub use names::{BackupName, Layout, METADATA_SUFFIX, SHA256FILE_SUFFIX};
 pub use rbd::{
-    BaseName, SnapName, is_our_source_snapshot, service_metadata, source_snapshot,
-    volume_metadata_object,
+    BaseName, SnapName, deleted_image, is_our_source_snapshot, leftover_image,
+    of_volume_metadata_object, service_metadata, snap_name, source_snapshot,
+    volume_metadata_object, writing_image,
 };
 pub use record::{ExportedBackup, Record};
 pub use time::{Timestamp, stamp};

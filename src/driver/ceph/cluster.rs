@@ -174,8 +174,13 @@ impl Cluster {
             ));
         }
         check(OP, name, opened)?;
+        // What is to be written into a full pool is refused at once, and what makes room is
+        // done; otherwise both would wait, without end.
         // SAFETY: the context was just made.
-        let id = unsafe { (self.library.rados.rados_ioctx_get_id)(handle) };
+        let id = unsafe {
+            (self.library.rados.rados_set_osdmap_full_try)(handle);
+            (self.library.rados.rados_ioctx_get_id)(handle)
+        };
         Ok(Pool {
             cluster: Arc::clone(self),
             handle,

@@ -11,7 +11,8 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What is being done, in messages.
-const OP: &str = "find the holes of the image";
+const HOLES: &str = "find the holes of the image";
+const CHANGES: &str = "find the changes of the image";
 
 /// In an image of so many objects, all of them are asked at once, several at a time: faster
 /// than one range after the other.
@@ -32,7 +33,7 @@ impl Image {
     /// # Errors
     /// Those of the cluster.
     pub fn differs(&self, from: Option<&str>, size: u64) -> Result<Vec<Range<u64>>> {
-        let from = from.map(|from| c_text(OP, from)).transpose()?;
+        let from = from.map(|from| c_text(CHANGES, from)).transpose()?;
         if !self.has_fast_diff()? {
             return self.walk(from.as_ref(), 0..size, false);
         }
@@ -50,6 +51,31 @@ impl Image {
             all.extend(self.walk(from.as_ref(), range, false)?);
         }
         Ok(in_order(all, size))
+    }
+
+    /// The ranges that hold data, as far as that is known without reading: all else is zero.
+    /// `whole_objects` makes them as large as objects, which is faster for images that know
+    /// which objects they have. Blocks.
+    ///
+    /// # Errors
+    /// Those of the cluster.
+    pub fn data(&self, size: u64, whole_objects: bool) -> Result<Vec<Range<u64>>> {
+        self.walk(None, 0..size, whole_objects)
+    }
+
+    /// The parts of a range that differ from what they were at a snapshot, holes as well as
+    /// data: they may be larger than what really differs, never smaller. Blocks.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such snapshot; those of the cluster.
+    pub fn changes(
+        &self,
+        snap: &str,
+        range: Range<u64>,
+        whole_objects: bool,
+    ) -> Result<Vec<Range<u64>>> {
+        let snap = c_text(CHANGES, snap)?;
+        self.walk(Some(&snap), range, whole_objects)
     }
 
     fn walk(
@@ -80,7 +106,8 @@ impl Image {
                 (&raw mut extents).cast(),
             )
         };
-        check(OP, &self.name, walked)?;
+        let op = from.map_or(HOLES, |_| CHANGES);
+        check(op, &self.name, walked)?;
         Ok(in_order(extents.found, range.end))
     }
 }

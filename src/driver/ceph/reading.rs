@@ -60,6 +60,20 @@ impl Reading {
 }
 
 impl Image {
+    /// The bytes of a range, which must lie within the image.
+    ///
+    /// # Errors
+    /// Those of the cluster.
+    pub async fn read_whole(
+        self: &Arc<Self>,
+        range: Range<u64>,
+        deadline: Deadline,
+    ) -> Result<Vec<u8>> {
+        let length = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(0);
+        let blocks = self.read(range, length, deadline).await?;
+        Ok(blocks.into_iter().next().unwrap_or_default())
+    }
+
     /// The bytes of a range, which must lie within the image, in blocks of that many bytes;
     /// the last may be shorter.
     ///
