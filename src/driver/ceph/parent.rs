@@ -203,6 +203,10 @@ async fn open(shared: &Arc<Shared>, volume_id: &str, parent: &Found) -> Result<T
                 .run("lock the image", name, session.deadline(), take);
             if let Some((image, size)) = run.await? {
                 let head = Head::new(session, Arc::new(image), size);
+                // An attempt that was not finished may have left something else there.
+                if let Some(snap) = &parent.place.snap {
+                    head.go_back_to(name, snap).await?;
+                }
                 let image_id = parent.place.image_id.clone();
                 let data = head.data().await?;
                 return Ok(Target::of_others(head, name, image_id, data));

@@ -144,6 +144,14 @@ impl RbdSink {
         let end = range.start.saturating_add(data.len());
         let rest = match data {
             ChunkData::Zero(_) => range,
+            // Whatever else is in it is there, for the head began as the parent.
+            ChunkData::Sieved(sieved) => {
+                for (at, run) in &sieved.runs {
+                    let at = range.start.saturating_add(*at);
+                    target.head.put(at, run.clone(), false).await?;
+                }
+                end..range.end
+            }
             data => {
                 let bytes = bytes_of(data).await?;
                 target.head.put(range.start, bytes, blank).await?;
@@ -270,6 +278,14 @@ impl BackupSink for RbdSink {
 
     fn chunk_size(&self) -> u64 {
         self.shared.chunk_size
+    }
+
+    fn parent_id(&self) -> Option<String> {
+        self.parent.as_ref().map(|parent| parent.id.clone())
+    }
+
+    fn takes_changed_ranges(&self) -> bool {
+        self.parent.is_some()
     }
 
     fn admit_size(&self, _size: u64) -> Result<()> {
