@@ -58,8 +58,10 @@ fn clusters_that_are_full() {
             .and_then(|()| begun.sync_all());
         assert_eq!(errno(failed), libc::ENOSPC);
         drop(begun);
-        let made = File::create_new(volume.join(folder).join("b.img"));
-        assert_eq!(errno(made), libc::ENOSPC);
+        if folder == ".full" {
+            let made = File::create_new(volume.join(folder).join("b.img"));
+            assert_eq!(errno(made), libc::ENOSPC);
+        }
         check_equal(&volume.join("a.img"), &file);
         // It stays as it was, and can be deleted.
         assert_eq!(names(&volume), ["a.img", "begun.img"]);
