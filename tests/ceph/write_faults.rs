@@ -4,7 +4,7 @@
 use crate::common::ceph::{Ceph, Part};
 use crate::common::mount::{Lab, command, errno, fail, names, output, wait_for};
 use crate::model::{MIB, VOLUME, check_equal};
-use crate::writing::{check_empty, copy_in, scribble, sparse};
+use crate::writing::{check_empty, copy_in, gc, scribble, sparse};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::process::{Child, Command};
@@ -78,10 +78,15 @@ fn clusters_that_are_full() {
         fs::remove_file(volume.join("c.img")).unwrap();
         if folder == ".incremental" {
             fs::remove_file(volume.join("a.img")).unwrap();
-            wait_for("all is gone", || pool.images().is_empty());
+            assert_eq!(names(&volume), [""; 0]);
         }
         ceph.admin(&["full", "0.95"]);
     }
+    // What could not be removed is found.
+    wait_for("nothing is left over", || {
+        gc(&lab, &["--delete"]).is_empty()
+    });
+    assert_eq!(pool.images(), [""; 0]);
     check_empty(&pool);
 }
 
