@@ -16,10 +16,12 @@ mod restore;
 mod rm;
 mod show;
 mod signals;
+mod source;
 mod umount;
 mod verify;
 
 use crate::error::{Error, Kind, Result};
+use crate::store::close_files_of_shares;
 use crate::task::settle;
 use clap::{Args, Parser, Subcommand};
 use std::ops::Deref;
@@ -42,6 +44,8 @@ const LAST_SIGNS: Duration = Duration::from_secs(2);
 /// The same for calls that should not be interrupted: longer than clients of GlusterFS
 /// wait for a silent server unless they are told otherwise (42 s).
 const LAST_CALLS: Duration = Duration::from_secs(60);
+/// And for closing what is open on shares.
+const LAST_FILES: Duration = Duration::from_secs(1);
 
 /// OpenStack Cinder's volume backups as files.
 #[derive(Debug, Parser)]
@@ -61,7 +65,7 @@ enum Command {
     Ls(ls::Arguments),
     /// Tell all that is known of a backup, without a mount
     Show(show::Arguments),
-    /// Back a file or a block device up, without a mount
+    /// Back a file, a block device or an RBD image up, without a mount
     Backup(backup::Arguments),
     /// Put a backup onto a file or a block device, without a mount
     Restore(restore::Arguments),
@@ -209,6 +213,7 @@ impl Drop for Threads {
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_timeout(LAST_TASKS);
             settle(LAST_SIGNS, LAST_CALLS);
+            close_files_of_shares(LAST_FILES);
         }
     }
 }

@@ -9,14 +9,18 @@ mod ceph;
 mod check;
 pub mod chunked;
 mod content;
+mod dependents;
+mod original;
 mod quota;
 mod record;
 mod sink;
 mod tsm;
 
+pub use ceph::{Access as RbdAccess, RbdName, RbdOriginal, RbdSource};
 pub use check::{Garbage, GarbageKind, Progress, Verdict};
 pub use chunked::{digests, is_zero};
 pub use content::{Block, BlockKey, BlockSink, Content, Place, Prepared, Source};
+pub use original::Original;
 pub use sink::{BackupSink, ChunkData, Description, Sieve, Sieved};
 
 use crate::budget::Budget;
@@ -256,7 +260,9 @@ pub fn build(backend: &config::Backend, resources: &Resources) -> Result<Arc<dyn
         config::Driver::Posix(options) => Arc::new(chunked::posix(options, common, resources)?),
         config::Driver::Share(options) => Arc::new(chunked::share(options, common, resources)?),
         config::Driver::Swift(options) => Arc::new(chunked::swift(options, common, resources)?),
-        config::Driver::Ceph(options) => Arc::new(ceph::CephDriver::new(options, common)),
+        config::Driver::Ceph(options) => {
+            Arc::new(ceph::CephDriver::new(options, common, resources))
+        }
         config::Driver::Tsm(options) => Arc::new(tsm::TsmDriver::new(options, common)),
     };
     Ok(quota::LimitedDriver::wrap(driver, backend.common.quotas))

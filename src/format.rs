@@ -24,6 +24,10 @@ pub use hex::{from_hex, to_hex};
 pub(crate) use metadata::LARGEST_METADATA;
 pub use metadata::{FORMAT_VERSION, Metadata, ObjectEntry, Own};
 pub use names::{BackupName, Layout, METADATA_SUFFIX, SHA256FILE_SUFFIX};
-pub use rbd::{BaseName, SnapName, service_metadata, volume_metadata_object};
+pub use rbd::{
+    BaseName, SnapName, deleted_image, is_our_source_snapshot, leftover_image,
+    of_volume_metadata_object, service_metadata, snap_name, source_snapshot,
+    volume_metadata_object, writing_image,
+};
 pub use record::{ExportedBackup, Record};
 pub use time::{Timestamp, stamp};

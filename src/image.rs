@@ -7,13 +7,15 @@ mod buffer;
 mod cache;
 mod copy_in;
 mod copy_out;
+mod original;
 mod prefetch;
 mod reader;
 mod writer;
 
 pub use buffer::Buffers;
 pub use cache::BlockCache;
-pub use copy_in::{Original, copy_in};
+pub use copy_in::copy_in;
 pub use copy_out::{Replica, Zeros, copy_out};
+pub use original::OriginalFile;
 pub use reader::ImageReader;
 pub use writer::ImageWriter;

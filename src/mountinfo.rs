@@ -4,10 +4,12 @@
 
 use crate::error::{Error, Result};
 use std::ffi::OsString;
+use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 const TABLE: &str = "/proc/self/mountinfo";
+const OPEN_FILES: &str = "/proc/self/fdinfo";
 
 /// A line of the table.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,6 +37,32 @@ pub struct Mount {
 pub fn mounted_on(folder: &Path) -> Result<Option<Mount>> {
     let on_folder = |mount: &Mount| mount.folder == folder;
     Ok(mounts()?.into_iter().rfind(on_folder))
+}
+
+/// All files that this process has open: their numbers, and the number of the mount that each
+/// is on. They are not looked at themselves.
+///
+/// # Errors
+/// When there is no `/proc`.
+pub fn open_files() -> Result<Vec<(RawFd, u64)>> {
+    let failed = |e| Error::io("list", OPEN_FILES, &e);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(OPEN_FILES).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        // That of this listing is gone by the next one.
+        let Ok(text) = std::fs::read_to_string(entry.path()) else {
+            continue;
+        };
+        let mount = text.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+        let number = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        if let (Some(number), Some(Ok(mount))) = (number, mount.map(|id| id.trim().parse())) {
+            found.push((number, mount));
+        }
+    }
+    Ok(found)
 }
 
 /// The path of a mount as the table has it: without links. It is not looked at itself, but
@@ -122,5 +150,8 @@ mod tests {
         let proc = mounted_on(Path::new("/proc")).unwrap().unwrap();
         assert_eq!(proc.kind, "proc");
         assert_eq!(mounted_on(Path::new("/proc/none")).unwrap(), None);
+        let file = std::fs::File::open("/proc/mounts").unwrap();
+        let open = (std::os::fd::AsRawFd::as_raw_fd(&file), proc.id);
+        assert!(open_files().unwrap().contains(&open));
     }
 }

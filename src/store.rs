@@ -9,6 +9,8 @@ pub mod posix;
 mod share;
 pub mod swift;
 
+pub use share::close_files_of_shares;
+
 use crate::error::{Error, Kind, Result};
 use async_trait::async_trait;
 use bytes::Bytes;

@@ -4,7 +4,6 @@
 mod common;
 
 use cinderfs::codec::{Codec, Encoder};
-use cinderfs::driver::BackupDriver;
 use cinderfs::error::Kind;
 use cinderfs::format::Layout;
 use cinderfs::store::memory::MemoryStore;

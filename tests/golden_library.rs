@@ -68,7 +68,6 @@ async fn every_backup_is_listed_as_the_manifest_says() {
 
 impl Rooms {
     async fn driver_volumes(&self) -> Vec<String> {
-        use cinderfs::driver::BackupDriver;
         self.driver.volumes().await.unwrap()
     }
 }

@@ -3,7 +3,6 @@
 
 mod common;
 
-use cinderfs::driver::BackupDriver;
 use cinderfs::format::Layout;
 use cinderfs::image::ImageReader;
 use cinderfs::store::ObjectStore;

@@ -3,7 +3,6 @@
 
 mod common;
 
-use cinderfs::driver::BackupDriver;
 use cinderfs::error::Kind;
 use cinderfs::format::Layout;
 use cinderfs::store::ObjectStore;

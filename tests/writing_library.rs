@@ -2,7 +2,7 @@
 
 mod common;
 
-use cinderfs::driver::{Backup, BackupDriver, Basis};
+use cinderfs::driver::{Backup, Basis};
 use cinderfs::error::Kind;
 use cinderfs::format::Layout;
 use cinderfs::image::ImageWriter;

@@ -3,11 +3,11 @@
 use super::{Failure, StoreArguments, usage};
 use crate::budget::Budget;
 use crate::config::{self, Config};
-use crate::driver::{self, Backup, BackupDriver, Resources};
+use crate::driver::{self, Backup, BackupDriver, RbdAccess, Resources};
 use crate::error::{Error, Kind, Result};
 use crate::mountinfo::as_listed;
 use crate::tree::{self, Backend, file_names, volume_id_of};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -21,6 +21,8 @@ pub struct Wired {
     pub budget: Arc<Budget>,
     /// Folders in which backends keep their objects, as paths without links.
     pub folders: Vec<PathBuf>,
+    /// How the clusters of backends in Ceph are reached, by the names of these.
+    pub clusters: HashMap<String, RbdAccess>,
     /// What mount(8) shows as the source.
     pub source: String,
 }
@@ -48,6 +50,7 @@ impl StoreArguments {
         };
         let mut backends = Vec::new();
         let mut folders = Vec::new();
+        let mut clusters = HashMap::new();
         for backend in &config.backends {
             let kind = match &backend.driver {
                 config::Driver::Posix(options) => {
@@ -59,7 +62,10 @@ impl StoreArguments {
                     options.kind.name()
                 }
                 config::Driver::Swift(_) => "swift",
-                config::Driver::Ceph(_) => "ceph",
+                config::Driver::Ceph(options) => {
+                    clusters.insert(backend.name.clone(), RbdAccess::of(options));
+                    "ceph"
+                }
                 config::Driver::Tsm(options) => {
                     folders.extend(options.staging.canonicalize());
                     "tsm"
@@ -76,6 +82,7 @@ impl StoreArguments {
             settings: config.settings,
             budget,
             folders,
+            clusters,
             source,
         })
     }

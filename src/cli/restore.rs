@@ -4,6 +4,7 @@ use super::backends::{Wired, find_backup};
 use super::disk::{Disk, DiskKind, kind_of};
 use super::progress::Bar;
 use super::signals::stop_at_signals;
+use super::source::rbd_name;
 use super::{Failure, StoreArguments, Threads, log, print, split_file, usage};
 use crate::config::Settings;
 use crate::driver::{Content, Progress};
@@ -54,6 +55,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let memory = memory.map(Settings::parse_memory).transpose();
     let wired = arguments.store.wire(memory.map_err(usage)?)?;
     let source = split_file(&arguments.source)?;
+    refuse_rbd(&arguments.dest).map_err(usage)?;
     let kind = kind_of(OP, &arguments.dest)?;
     log::start_for_command();
     let runtime = Threads::start()?;
@@ -66,6 +68,19 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         false => Ok(()),
     }
+}
+
+/// It is not asked for often enough: other programs do it.
+fn refuse_rbd(dest: &Path) -> Result<()> {
+    if rbd_name(dest)?.is_none() {
+        return Ok(());
+    }
+    let reason = "it is not restored to RBD images directly";
+    let subject = dest.display().to_string();
+    Err(Error::new(Kind::Unsupported, OP, subject, reason).advise(
+        "import it from a mount, with `rbd import FILE POOL/IMAGE`, or with `qemu-img convert \
+         -n` into an image that is there",
+    ))
 }
 
 async fn restore(

@@ -209,6 +209,7 @@ fn row(job: &Job<'_>, verdict: &Verdict) -> Value {
         "objects": verdict.objects,
         "bytes": verdict.bytes,
         "only_md5": verdict.only_md5,
+        "only_read": verdict.only_read,
         "problems": verdict.problems,
     })
 }
@@ -218,9 +219,11 @@ fn lines(job: &Job<'_>, verdict: &Verdict) -> String {
         true => "ok",
         false => "DAMAGED",
     };
-    let note = match verdict.only_md5 && verdict.problems.is_empty() {
-        true => " (only md5: no list of hashes)",
-        false => "",
+    let note = match verdict {
+        verdict if !verdict.problems.is_empty() => "",
+        verdict if verdict.only_md5 => " (only md5: no list of hashes)",
+        verdict if verdict.only_read => " (only read: no hashes)",
+        _ => "",
     };
     let (size, objects) = (job.backup.size, verdict.objects);
     let mut text = format!("{state:<7} {size:>15} {objects:>6} {}{note}\n", job.path);

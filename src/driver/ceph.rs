@@ -8,32 +8,50 @@
 //! of Ceph 16.2.15, and does not read snapshots.)
 
 mod catalog;
+mod changes;
 mod cluster;
 mod completion;
 mod content;
+mod delete;
+mod diff;
 mod failure;
+mod garbage;
+mod head;
 mod image;
 mod library;
 mod object;
+mod parent;
+mod publish;
+mod reading;
 mod session;
+mod source;
 mod summary;
+mod target;
 mod threads;
+mod verify;
 mod witness;
+mod write;
+mod writer;
+mod writing;
 
 use super::{
-    Backup, BackupDriver, BackupSink, Basis, Change, Content, Garbage, Progress, Space, Verdict,
+    Backup, BackupDriver, BackupSink, Basis, Change, Content, Garbage, Progress, Resources, Space,
+    Verdict,
 };
+use crate::budget::Budget;
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::format::volume_metadata_object;
 use async_trait::async_trait;
 use catalog::Catalog;
-use cluster::Access;
+use changes::Side;
+pub use cluster::Access;
 use content::RbdContent;
 use failure::Deadline;
 use image::Image;
 use lru::LruCache;
 use session::Session;
+pub use source::{RbdName, RbdOriginal, RbdSource};
 use std::fmt::{self, Debug};
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -41,6 +59,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use summary::{Found, Place, key_of};
 use witness::Witness;
+use write::Making;
+use writer::RbdSink;
+use writing::Writing;
 
 /// So many objects of an image are asked one by one how much they hold. With more it would
 /// take long, and is told by which objects there are.
@@ -53,31 +74,67 @@ const MOST_WITHOUT_MAP: u64 = 16 << 10;
 /// Backups whose holes are remembered.
 const MAPS_KEPT: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
+/// What is written at a time, in bytes, at least and at most: a chunk is kept in memory
+/// until it is stored.
+const CHUNKS: [u64; 2] = [64 << 10, 8 << 20];
+
+/// What a driver and its backups in the making both need.
+struct Shared {
+    session: Arc<Session>,
+    catalog: Arc<Catalog>,
+    writing: Arc<Writing>,
+    making: Making,
+    /// How much is stored at a time, in bytes.
+    chunk_size: u64,
+    /// What becomes of a new backup of which nobody says what it is to be.
+    incremental: config::Incremental,
+    /// How many backups such a one may be built on.
+    max_chain: Option<u32>,
+    /// Nothing may be deleted.
+    append_only: bool,
+}
+
+/// Cinder's is larger than we need, and may be any number.
+fn chunk_size(configured: u64) -> u64 {
+    let [least, most] = CHUNKS;
+    configured.clamp(least, most) / 4096 * 4096
+}
+
 /// The driver of Cinder's `CephBackupDriver`.
 pub struct CephDriver {
     session: Arc<Session>,
-    catalog: Catalog,
+    catalog: Arc<Catalog>,
+    shared: Arc<Shared>,
     request_timeout: Duration,
-    incremental: config::Incremental,
+    budget: Arc<Budget>,
     /// Where backups have data, by their keys: a snapshot never changes.
     maps: Mutex<LruCache<u128, Arc<[Range<u64>]>>>,
 }
 
 impl CephDriver {
     /// A driver; the cluster is asked when it is first needed.
-    pub fn new(options: &config::Ceph, common: &config::Common) -> Self {
-        let access = Access {
-            conf: options.conf.clone(),
-            user: options.user.clone(),
-            connect_timeout: options.connect_timeout,
-            request_timeout: options.request_timeout,
-        };
-        let session = Arc::new(Session::new(access, &options.pool));
-        Self {
-            catalog: Catalog::new(&session, common.list_ttl),
-            session,
-            request_timeout: options.request_timeout,
+    pub fn new(options: &config::Ceph, common: &config::Common, resources: &Resources) -> Self {
+        let session = Arc::new(Session::new(Access::of(options), &options.pool));
+        let catalog = Arc::new(Catalog::new(&session, common.list_ttl));
+        let shared = Shared {
+            session: Arc::clone(&session),
+            catalog: Arc::clone(&catalog),
+            writing: Arc::default(),
+            making: Making {
+                striping: options.striping,
+                journals: options.journals,
+            },
+            chunk_size: chunk_size(options.chunk_size),
             incremental: common.incremental,
+            max_chain: common.max_chain,
+            append_only: common.append_only,
+        };
+        Self {
+            catalog,
+            session,
+            shared: Arc::new(shared),
+            request_timeout: options.request_timeout,
+            budget: Arc::clone(&resources.budget),
             maps: Mutex::new(LruCache::new(MAPS_KEPT)),
         }
     }
@@ -90,9 +147,15 @@ impl CephDriver {
         let image = Image::open(&pool, &place.image, snap, deadline).await?;
         let image = Arc::new(image);
         check_identity(&image, &backup, &place)?;
-        let size = image.size()?;
+        // That of the image may be rounded up.
+        let size = backup.size;
         let key = key_of(&pool.cluster().fsid, pool.id, &place);
-        let witness = Witness::new(&pool, &backup.id, &place, self.request_timeout);
+        let witness = Witness::new(
+            &pool,
+            format!("backup {}", backup.id),
+            &place,
+            self.request_timeout,
+        );
         let known = self.lock_maps().get(&key).cloned();
         let data = match known {
             Some(data) if place.snap.is_some() => data,
@@ -112,6 +175,18 @@ impl CephDriver {
             data,
             witness,
             patience: self.request_timeout,
+            budget: Arc::clone(&self.budget),
+        })
+    }
+
+    async fn side<'a>(&self, backup: &'a Backup) -> Result<Side<'a>> {
+        let found = self.catalog.find(backup).await?;
+        let (snap, image_id) = (found.place.snap.clone(), found.place.image_id.clone());
+        Ok(Side {
+            backup,
+            content: self.content(found).await?,
+            image_id,
+            snap,
         })
     }
 
@@ -128,19 +203,10 @@ impl CephDriver {
         deadline: Deadline,
     ) -> Result<Arc<[Range<u64>]>> {
         let image = Arc::clone(image);
-        let find = move || {
-            if !image.has_fast_diff()? {
-                return match size.div_ceil(OBJECT) <= MOST_WITHOUT_MAP {
-                    true => image.data(size, false),
-                    false => Ok(std::iter::once(0..size).collect()),
-                };
-            }
-            let objects = image.data(size, true)?;
-            let bytes: u64 = objects.iter().map(|range| range.end - range.start).sum();
-            match bytes.div_ceil(OBJECT) <= MOST_ASKED {
-                true => image.data(size, false),
-                false => Ok(objects),
-            }
+        let find = move || match image.has_fast_diff()? || size.div_ceil(OBJECT) <= MOST_WITHOUT_MAP
+        {
+            true => image.differs(None, size),
+            false => Ok(std::iter::once(0..size).collect()),
         };
         let subject = format!("backup {}", backup.id);
         let threads = &self.session.threads;
@@ -159,18 +225,12 @@ fn check_identity(image: &Image, backup: &Backup, place: &Place) -> Result<()> {
         Some(snap) => image.snaps()?.into_iter().find(|found| found.id == snap.id),
         None => None,
     };
-    if id == place.image_id && snap == place.snap && image.size()? == backup.size {
+    if id == place.image_id && snap == place.snap && image.size()? >= backup.size {
         return Ok(());
     }
     let subject = format!("backup {}", backup.id);
     let reason = format!("the image {} has changed since it was listed", place.image);
     Err(Error::new(Kind::Unavailable, "open", subject, reason).advise("try again"))
-}
-
-fn unsupported<T>(op: &'static str, subject: impl Into<String>) -> Result<T> {
-    let reason = "backends of the driver ceph can only be read for now";
-    Err(Error::new(Kind::Unsupported, op, subject, reason)
-        .advise("do it with Cinder, or with another backend"))
 }
 
 impl Debug for CephDriver {
@@ -219,24 +279,24 @@ impl BackupDriver for CephDriver {
         match basis {
             Basis::Full => false,
             Basis::Newest => true,
-            Basis::Configured => self.incremental == config::Incremental::Auto,
+            Basis::Configured => self.shared.incremental == config::Incremental::Auto,
         }
     }
 
-    async fn create(&self, volume_id: &str, _basis: Basis) -> Result<Arc<dyn BackupSink>> {
-        unsupported("back up", format!("volume {volume_id}"))
+    async fn create(&self, volume_id: &str, basis: Basis) -> Result<Arc<dyn BackupSink>> {
+        Ok(RbdSink::new(&self.shared, volume_id, basis).await?)
     }
 
-    async fn update(&self, backup: &Backup, _change: Change) -> Result<Arc<Backup>> {
-        unsupported("change", format!("backup {}", backup.id))
+    async fn update(&self, backup: &Backup, change: Change) -> Result<Arc<Backup>> {
+        delete::update(&self.shared, backup, change).await
     }
 
     async fn delete(&self, backup: &Backup) -> Result<()> {
-        unsupported("delete", format!("backup {}", backup.id))
+        delete::delete(&self.shared, backup).await
     }
 
     async fn withdraw(&self, backup: &Backup) -> Result<()> {
-        unsupported("delete", format!("backup {}", backup.id))
+        delete::withdraw(&self.shared, backup).await
     }
 
     async fn space(&self) -> Result<Option<Space>> {
@@ -253,21 +313,42 @@ impl BackupDriver for CephDriver {
     async fn verify(
         &self,
         backup: &Backup,
-        _percent: u8,
-        _progress: &dyn Progress,
+        percent: u8,
+        progress: &dyn Progress,
     ) -> Result<Verdict> {
-        unsupported("check", format!("backup {}", backup.id))
+        if let Some(fault) = &backup.fault {
+            progress.advance(backup.size);
+            return Ok(Verdict {
+                problems: vec![fault.to_string()],
+                only_read: true,
+                ..Verdict::default()
+            });
+        }
+        let found = self.catalog.find(backup).await?;
+        let content = self.content(found).await?;
+        let (image, id) = (Arc::clone(&content.image), backup.id.clone());
+        let subject = format!("backup {id}");
+        let inspect = move || verify::inspect(&image, &id);
+        let deadline = self.session.deadline();
+        let threads = &self.session.threads;
+        let seen = threads.run("check", &subject, deadline, inspect).await?;
+        let patience = self.request_timeout;
+        let mut verdict = verify::verify(&content, backup, percent, progress, patience).await?;
+        verdict.problems.splice(0..0, seen);
+        Ok(verdict)
     }
 
-    async fn garbage(&self, _age: Duration) -> Result<Vec<Garbage>> {
-        unsupported("look for left-overs in", self.session.pool_name())
+    async fn garbage(&self, age: Duration) -> Result<Vec<Garbage>> {
+        garbage::garbage(&self.shared, age).await
     }
 
-    async fn sweep(&self, _garbage: &Garbage) -> Result<bool> {
-        unsupported("remove left-overs from", self.session.pool_name())
+    async fn sweep(&self, garbage: &Garbage) -> Result<bool> {
+        garbage::sweep(&self.shared, garbage).await
     }
 
-    async fn changes(&self, _from: &Backup, to: &Backup) -> Result<Vec<Range<u64>>> {
-        unsupported("compare", format!("backup {}", to.id))
+    async fn changes(&self, from: &Backup, to: &Backup) -> Result<Vec<Range<u64>>> {
+        changes::check(from, to)?;
+        let (from, to) = (self.side(from).await?, self.side(to).await?);
+        changes::changes(&self.session, from, to).await
     }
 }

@@ -23,6 +23,8 @@ pub struct Verdict {
     /// It has no list of hashes: each object was compared with its md5, and nothing says
     /// that all of them make up the image that was backed up.
     pub only_md5: bool,
+    /// There are no hashes of it at all: all that is known is that the store can read its data.
+    pub only_read: bool,
     /// What is wrong, a sentence each; empty when nothing is.
     pub problems: Vec<String>,
 }

@@ -26,6 +26,7 @@ mod verify;
 mod writer;
 mod writing;
 
+use super::dependents::refuse_if_built_on;
 use super::{
     Backup, BackupDriver, BackupSink, Basis, Change, Content, Garbage, Progress, Resources, Space,
     Verdict,
@@ -399,37 +400,6 @@ async fn delete_metadata(shared: &Shared, name: &BackupName) -> Result<()> {
     let store = &shared.store;
     missing_is_fine(store.delete(&name.container, &name.metadata()).await)?;
     missing_is_fine(store.sync(&name.container).await)
-}
-
-/// Refuses to delete what another backup is built on, or may be: one whose metadata
-/// cannot be read does not tell.
-fn refuse_if_built_on(backup: &Backup, others: &[Arc<Backup>]) -> Result<()> {
-    let refuse = |reason: String, advice: &str| {
-        let subject = format!("backup {}", backup.id);
-        Err(Error::new(Kind::Dependents, "delete", subject, reason).advise(advice))
-    };
-    let children: Vec<&str> = others
-        .iter()
-        .filter(|other| other.parent_id.as_ref() == Some(&backup.id))
-        .map(|other| other.id.as_str())
-        .collect();
-    if !children.is_empty() {
-        let children = children.join(", ");
-        return refuse(
-            format!("incremental backups are built on it: {children}"),
-            "delete those first",
-        );
-    }
-    let is_silent = |other: &&Arc<Backup>| {
-        other.fault.is_some() && other.parent_id.is_none() && other.id != backup.id
-    };
-    match others.iter().find(is_silent) {
-        Some(silent) if backup.fault.is_none() => refuse(
-            format!("backup {} is damaged and may be built on it", silent.id),
-            "repair or delete that one first",
-        ),
-        _ => Ok(()),
-    }
 }
 
 /// Removes all objects of a backup, the one that makes it exist first: what is left

@@ -335,6 +335,14 @@ impl BackupSink for LimitedSink {
         self.inner.take_device(device).await
     }
 
+    fn parent_id(&self) -> Option<String> {
+        self.inner.parent_id()
+    }
+
+    fn takes_changed_ranges(&self) -> bool {
+        self.inner.takes_changed_ranges()
+    }
+
     async fn sieve(&self, index: u64) -> Result<Option<Sieve>> {
         self.inner.sieve(index).await
     }

@@ -41,9 +41,10 @@ pub struct Sieve {
 pub struct Sieved {
     /// Length of the whole chunk, in bytes.
     pub length: u64,
-    /// The digests of all of its blocks, as they are.
+    /// The digests of all of its blocks, as they are; none where they were not asked for
+    /// ([`BackupSink::takes_changed_ranges`]).
     pub digests: Vec<Digest>,
-    /// Runs of changed blocks, as long as can be: where each begins in the chunk, and what
+    /// Runs of what has changed, as long as can be: where each begins in the chunk, and what
     /// is in it.
     pub runs: Vec<(u64, Bytes)>,
 }
@@ -130,6 +131,18 @@ pub trait BackupSink: Send + Sync {
 
     /// Size of every chunk but the last, in bytes. Chunk `i` begins at `i` times that.
     fn chunk_size(&self) -> u64;
+
+    /// The backup that this one is an increment on, as far as is known by now.
+    fn parent_id(&self) -> Option<String> {
+        None
+    }
+
+    /// Whether a chunk may be stored as [`ChunkData::Sieved`] without digests: only its runs
+    /// may differ from what the parent has there, and may begin and end anywhere. It needs a
+    /// parent, and is then asked for no sieve.
+    fn takes_changed_ranges(&self) -> bool {
+        false
+    }
 
     /// Whether the image may be of `size` bytes, as far as is known by now.
     ///

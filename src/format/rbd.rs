@@ -4,6 +4,7 @@
 
 use super::time::Timestamp;
 use serde_json::Value;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Between the volume's id and the rest of an image's name.
 const BACKUP: &str = ".backup.";
@@ -12,6 +13,13 @@ const BACKUP: &str = ".backup.";
 const BASE: &str = "base";
 /// Between the backup's id and the time in a snapshot's name.
 const SNAP: &str = ".snap.";
+/// What the name of an image begins with whose backup we have not finished yet, and of one
+/// whose backup is deleted: neither Cinder nor we take it for one that holds backups.
+const WRITING: &str = "cinderfs.writing.";
+const DELETED: &str = "cinderfs.deleted.";
+
+/// Digits behind the point in times of ours. A Python has at most 7 there.
+const OUR_DIGITS: usize = 9;
 
 /// The name of an image that holds backups.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +48,25 @@ impl BaseName {
     }
 }
 
+/// The name of an image whose backup is not finished yet.
+pub fn writing_image(name: &BaseName) -> String {
+    format!("{WRITING}{}", name.image())
+}
+
+/// A name for an image whose backups are deleted; `unique` tells it from others.
+pub fn deleted_image(name: &BaseName, unique: &str) -> String {
+    format!("{DELETED}{unique}.{}", name.image())
+}
+
+/// Reads the name of an image whose backup was never finished, or is deleted.
+pub fn leftover_image(image: &str) -> Option<BaseName> {
+    let name = match image.strip_prefix(DELETED) {
+        Some(rest) => rest.split_once('.')?.1,
+        None => image.strip_prefix(WRITING)?,
+    };
+    BaseName::parse(name)
+}
+
 /// The name of a snapshot that is a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapName {
@@ -61,9 +88,43 @@ impl SnapName {
     }
 }
 
+/// A name for a snapshot of a volume from which that backup is made. Cinder calls its own
+/// like that, and removes all that are called so when it deletes the volume.
+pub fn source_snapshot(backup_id: &str, at: SystemTime) -> String {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (seconds, nanos) = (since.as_secs(), since.subsec_nanos());
+    format!("backup.{backup_id}{SNAP}{seconds}.{nanos:0OUR_DIGITS$}")
+}
+
+/// Whether a snapshot has a name of [`source_snapshot`], and not one of Cinder's.
+pub fn is_our_source_snapshot(snap: &str) -> bool {
+    let time = snap.split_once(SNAP).map(|(_, time)| time);
+    let fraction = time.and_then(|time| time.split_once('.'));
+    fraction.is_some_and(|(_, fraction)| fraction.len() == OUR_DIGITS)
+}
+
+/// The name of a snapshot that is a backup made at that time.
+pub fn snap_name(backup_id: &str, at: Timestamp) -> String {
+    let micros = at.to_micros();
+    let (whole, fraction) = (micros.div_euclid(1_000_000), micros.rem_euclid(1_000_000));
+    let fraction = format!("{fraction:06}");
+    // As `str(time.time())` gives it: with one digit at least, and none that says nothing.
+    let fraction = match fraction.trim_end_matches('0') {
+        "" => "0",
+        digits => digits,
+    };
+    format!("backup.{backup_id}{SNAP}{whole}.{fraction}")
+}
+
 /// The object with what Cinder knew of the volume of a backup.
 pub fn volume_metadata_object(backup_id: &str) -> String {
     format!("backup.{backup_id}.meta")
+}
+
+/// The backup whose volume an object tells of.
+pub fn of_volume_metadata_object(object: &str) -> Option<&str> {
+    let id = object.strip_prefix("backup.")?.strip_suffix(".meta")?;
+    is_id(id).then_some(id)
 }
 
 /// Cinder's `service_metadata` for a backup in that image.
@@ -155,11 +216,51 @@ mod tests {
     }
 
     #[test]
+    fn snapshots_of_sources() {
+        let at = UNIX_EPOCH + std::time::Duration::from_millis(1_795_263_360_190);
+        let snap = source_snapshot(ID, at);
+        assert_eq!(snap, format!("backup.{ID}.snap.1795263360.190000000"));
+        assert_eq!(SnapName::parse(&snap).unwrap().backup_id, ID);
+        assert!(is_our_source_snapshot(&snap));
+        for other in ["backup.b.snap.1795263360.1234567", "backup.b.snap.1", "b"] {
+            assert!(!is_our_source_snapshot(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn names_of_snapshots_as_cinder_makes_them() {
+        for (time, text) in [
+            ("2026-11-21 12:16:00.19", "1795263360.19"),
+            ("2026-11-21 12:16:00", "1795263360.0"),
+            ("2026-11-21 12:16:00.000001", "1795263360.000001"),
+        ] {
+            let at = Timestamp::parse(time).unwrap();
+            let name = snap_name(ID, at);
+            assert_eq!(name, format!("backup.{ID}.snap.{text}"));
+            assert_eq!(SnapName::parse(&name).unwrap().created_at, Some(at));
+        }
+    }
+
+    #[test]
+    fn images_that_are_no_backups_yet_or_any_more() {
+        let name = BaseName::parse(&format!("volume-{VOLUME}.backup.{ID}")).unwrap();
+        for image in [writing_image(&name), deleted_image(&name, "0-1")] {
+            assert_eq!(BaseName::parse(&image), None);
+            assert_eq!(leftover_image(&image), Some(name.clone()));
+        }
+        for other in [name.image(), "cinderfs.writing.x".into(), String::new()] {
+            assert_eq!(leftover_image(&other), None);
+        }
+    }
+
+    #[test]
     fn metadata_as_cinder_writes_it() {
         assert_eq!(
             service_metadata("volume-v.backup.base"),
             "{\"base\": \"volume-v.backup.base\"}"
         );
         assert_eq!(volume_metadata_object("b"), "backup.b.meta");
+        assert_eq!(of_volume_metadata_object("backup.b.meta"), Some("b"));
+        assert_eq!(of_volume_metadata_object("backup..meta"), None);
     }
 }

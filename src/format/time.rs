@@ -44,6 +44,11 @@ impl Timestamp {
         jiff::Timestamp::from_microsecond(micros).ok().map(Self)
     }
 
+    /// Microseconds after the beginning of 1970.
+    pub fn to_micros(self) -> i64 {
+        self.0.as_microsecond()
+    }
+
     /// The same point as the standard library counts it, to the microsecond.
     pub fn from_system(at: SystemTime) -> Option<Self> {
         Self::from_micros(jiff::Timestamp::try_from(at).ok()?.as_microsecond())

@@ -1,36 +1,23 @@
-//! A whole image at once, from a file or a device into a backup: on all cores, within
+//! A whole image at once, from wherever it is into a backup: on all cores, within
 //! the memory budget, and without reading its holes.
+
+mod changes;
 
 use super::buffer::Buffers;
 use crate::budget::Permit;
-use crate::driver::{BackupSink, ChunkData, Progress, Sieve, Sieved, digests, is_zero};
+use crate::driver::{BackupSink, ChunkData, Original, Progress, is_zero};
 use crate::error::{Error, Kind, Result};
 use crate::spool;
 use crate::task::{blocking, cores};
 use bytes::Bytes;
-use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::task::JoinSet;
 
-/// How much is read at a time.
-const PIECE_BYTES: u64 = 1 << 20;
-
-/// Where an image is read from.
-pub struct Original {
-    /// It, open for reading.
-    pub file: File,
-    /// How many bytes of it are the image.
-    pub size: u64,
-    /// What messages call it.
-    pub name: String,
-}
-
 /// What all tasks of a copy share.
 struct Copy {
-    original: Original,
+    original: Arc<dyn Original>,
     sink: Arc<dyn BackupSink>,
     buffers: Buffers,
     progress: Arc<dyn Progress>,
@@ -44,13 +31,13 @@ struct Copy {
 /// # Errors
 /// Those of reading it and of storing the chunks; `Unavailable` once `stop` is set.
 pub async fn copy_in(
-    original: Original,
+    original: Arc<dyn Original>,
     sink: &Arc<dyn BackupSink>,
     buffers: &Buffers,
     progress: &Arc<dyn Progress>,
     stop: &Arc<AtomicBool>,
 ) -> Result<()> {
-    let (size, chunk_size) = (original.size, sink.chunk_size().max(1));
+    let (size, chunk_size) = (original.size(), sink.chunk_size().max(1));
     let (pool, at_once) = Pool::new(buffers, chunk_size.min(size));
     let copy = Arc::new(Copy {
         original,
@@ -91,10 +78,17 @@ impl Copy {
             Some(_) => self.sink.sieve(index).await?,
             None => None,
         };
+        let in_ranges = self.pool.is_some() && self.sink.takes_changed_ranges();
         let copy = Arc::clone(&self);
-        let read = move || match sieve {
-            Some(sieve) => copy.read_changes(&sieve, start, end),
-            None => copy.read(start, end),
+        let read = move || {
+            if let Some(sieve) = sieve {
+                return copy.read_changes(&sieve, start, end);
+            }
+            let ranges = match in_ranges {
+                true => copy.read_changed_ranges(start, end)?,
+                false => None,
+            };
+            ranges.map_or_else(|| copy.read(start, end), Ok)
         };
         let data = blocking(read).await?;
         self.fail_if_stopped()?;
@@ -108,83 +102,17 @@ impl Copy {
     fn fail_if_stopped(&self) -> Result<()> {
         match self.stop.load(Ordering::Acquire) {
             false => Ok(()),
-            true => Err(self.failed(Kind::Unavailable, "it was interrupted")),
-        }
-    }
-
-    fn failed(&self, kind: Kind, reason: &str) -> Error {
-        Error::new(kind, "read", &self.original.name, reason)
-    }
-
-    /// What has changed of a chunk of the image. Each piece is hashed while it is in the
-    /// processor's cache, and what has not changed makes room for the next one: reading and
-    /// hashing is nearly all that this takes.
-    fn read_changes(&self, sieve: &Sieve, start: u64, end: u64) -> Result<ChunkData> {
-        let block = sieve.block_size.max(1);
-        let step = PIECE_BYTES.next_multiple_of(block);
-        let mut piece = vec![0; step.min(end - start) as usize];
-        let mut found = Vec::with_capacity((end - start).div_ceil(block) as usize);
-        let mut runs: Vec<(u64, Vec<u8>)> = Vec::new();
-        let mut at = start;
-        while at < end {
-            self.fail_if_stopped()?;
-            let length = step.min(end - at);
-            let Some(piece) = piece.get_mut(..length as usize) else {
-                break;
-            };
-            self.fill(at, piece)?;
-            let blocks = piece.chunks(block as usize);
-            for (digest, bytes) in digests(piece, block as usize).zip(blocks) {
-                let offset = found.len() as u64 * block;
-                if sieve.digests.get(found.len()) != Some(&digest) {
-                    match runs.last_mut() {
-                        Some((from, run)) if *from + run.len() as u64 == offset => {
-                            run.extend_from_slice(bytes);
-                        }
-                        _ => runs.push((offset, bytes.to_vec())),
-                    }
-                }
-                found.push(digest);
+            true => {
+                let reason = "it was interrupted";
+                let name = self.original.name();
+                Err(Error::new(Kind::Unavailable, "read", name, reason))
             }
-            self.progress
-                .advance((at - start + length) / 2 - (at - start) / 2);
-            at += length;
         }
-        let runs = runs.into_iter().map(|(at, run)| (at, Bytes::from(run)));
-        Ok(ChunkData::Sieved(Arc::new(Sieved {
-            length: end - start,
-            digests: found,
-            runs: runs.collect(),
-        })))
-    }
-
-    /// A piece of the image, of which holes are not read.
-    fn fill(&self, start: u64, piece: &mut [u8]) -> Result<()> {
-        let end = start + piece.len() as u64;
-        let mut at = start;
-        while at < end {
-            let data = self.next(at, false)?.min(end);
-            let hole = if data < end {
-                self.next(data, true)?.min(end)
-            } else {
-                end
-            };
-            let [zeros, bytes] = [at..data, data..hole]
-                .map(|range| (range.start - start) as usize..(range.end - start) as usize);
-            if let Some(zeros) = piece.get_mut(zeros) {
-                zeros.fill(0);
-            }
-            if let Some(bytes) = piece.get_mut(bytes).filter(|bytes| !bytes.is_empty()) {
-                self.read_at(data, bytes)?;
-            }
-            at = hole.max(at + 1);
-        }
-        Ok(())
     }
 
     /// A chunk of the image.
     fn read(&self, start: u64, end: u64) -> Result<ChunkData> {
-        let read = match (&self.pool, self.next(start, false)?) {
+        let read = match (&self.pool, self.original.next(start, false)?) {
             (_, first) if first >= end => {
                 self.progress.advance((end - start) / 2);
                 return Ok(ChunkData::Zero(end - start));
@@ -207,7 +135,7 @@ impl Copy {
             }
             zeros_from = to;
             match lent.bytes.get_mut(from..to) {
-                Some(target) => self.read_at(at, target),
+                Some(target) => self.original.read_at(at, target),
                 None => Ok(()),
             }
         })?;
@@ -222,13 +150,13 @@ impl Copy {
     fn read_to_spool(&self, start: u64, end: u64) -> Result<Option<ChunkData>> {
         let file = spool::file(&self.buffers.spool_path)?;
         file.set_len(end - start).map_err(|e| spool::error(&e))?;
-        let mut piece = vec![0; PIECE_BYTES as usize];
+        let mut piece = vec![0; self.original.piece().min(end - start) as usize];
         let mut is_data = false;
         self.pieces(start, end, |at, length| {
             let Some(piece) = piece.get_mut(..length as usize) else {
                 return Ok(());
             };
-            self.read_at(at, piece)?;
+            self.original.read_at(at, piece)?;
             if is_zero(piece) {
                 return Ok(());
             }
@@ -249,14 +177,14 @@ impl Copy {
     ) -> Result<()> {
         let (mut at, mut told) = (start, start);
         loop {
-            at = self.next(at, false)?;
+            at = self.original.next(at, false)?;
             if at >= end {
                 break;
             }
-            let hole = self.next(at, true)?.min(end);
+            let hole = self.original.next(at, true)?.min(end);
             while at < hole {
                 self.fail_if_stopped()?;
-                let length = PIECE_BYTES.min(hole - at);
+                let length = self.original.piece().min(hole - at);
                 read(at, length)?;
                 at += length;
                 self.progress.advance(at / 2 - told / 2);
@@ -267,34 +195,6 @@ impl Copy {
         let (read, all) = (told / 2 - start / 2, (end - start) / 2);
         self.progress.advance(all.saturating_sub(read));
         Ok(())
-    }
-
-    /// Where the next data, or hole, begins, at or behind `at`: the end of the image when
-    /// there is none. What cannot tell has no holes.
-    fn next(&self, at: u64, hole: bool) -> Result<u64> {
-        use rustix::fs::SeekFrom::{Data, Hole};
-        use rustix::io::Errno;
-        let size = self.original.size;
-        let whence = if hole { Hole(at) } else { Data(at) };
-        match rustix::fs::seek(&self.original.file, whence) {
-            Ok(found) => Ok(found.max(at).min(size)),
-            Err(Errno::NXIO) => Ok(size),
-            Err(Errno::INVAL | Errno::NOTSUP) => Ok(if hole { size } else { at }),
-            Err(e) => Err(Error::io("read", &self.original.name, &e.into())),
-        }
-    }
-
-    fn read_at(&self, at: u64, target: &mut [u8]) -> Result<()> {
-        let read = self.original.file.read_exact_at(target, at);
-        read.map_err(|e| match e.kind() {
-            io::ErrorKind::UnexpectedEof => {
-                self.failed(Kind::Unavailable, "it became shorter while it was read")
-            }
-            _ => {
-                let subject = format!("{} at {at}", self.original.name);
-                Error::io("read", subject, &e)
-            }
-        })
     }
 }
 

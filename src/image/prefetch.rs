@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// So much in sequence, and it is worth to read ahead.
 const LEAST_STREAK: u64 = 256 << 10;
 /// Requests of one sequential reader arrive out of order by as much as this.
-const SLACK: u64 = 2 << 20;
+const SLACK: u64 = 4 << 20;
 /// The window for objects any part of which can be had at once.
 const RANDOM_ACCESS_WINDOW: u64 = 32 << 20;
 /// So many tasks ask for those at a time, each for a slice. They compute little and wait

@@ -10,9 +10,11 @@ mod anchor;
 mod hold;
 mod lease;
 mod mounting;
+mod parting;
 mod program;
 
 pub use anchor::{Anchor, freshen};
+pub use parting::close_files_of_shares;
 
 use crate::config::{self, ShareKind};
 use crate::error::{Error, Kind, Result};

@@ -8,6 +8,7 @@ use super::{Tree, lock, not_found};
 use crate::driver::{Backup, Change};
 use crate::error::{Error, Kind, Result};
 use crate::image::ImageReader;
+use bytes::Bytes;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
@@ -137,7 +138,7 @@ impl Tree {
     }
 
     /// Reads what is in memory; `None` when something has to be waited for.
-    pub fn try_read(&self, handle: u64, offset: u64, length: u64) -> Option<Vec<u8>> {
+    pub fn try_read(&self, handle: u64, offset: u64, length: u64) -> Option<Bytes> {
         match &*self.handle(handle).ok()? {
             Handle::Read(reader, _) => reader.try_read(offset, length),
             _ => None,

@@ -3,8 +3,9 @@
 
 use crate::common::ceph::{Ceph, Pool};
 use crate::common::judge::{CINDER, Judge, Row};
-use crate::common::mount::{Lab, Mount, xattr};
+use crate::common::mount::{Lab, Mount, command, names, run, xattr};
 use crate::model::{GIB, MIB, Model, check_equal, check_sparse, shown};
+use crate::writing::{copy_in, copy_of, punch, scribble, sparse};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -134,4 +135,127 @@ fn backups_of_files_and_of_snapshots() {
     judge.delete(&of_snapshot.id);
     assert!(pool.images().is_empty());
     assert!(!folder.exists());
+}
+
+/// Lets Cinder know a backup, by its record.
+fn import(mount: &Mount<'_>, judge: &mut Judge, volume: &str, name: &str) -> Row {
+    let control = mount.path(".cinderfs/ceph").join(volume);
+    let text = fs::read(control.join(format!("{name}.record"))).unwrap();
+    judge.import(&serde_json::from_slice(&text).unwrap())
+}
+
+/// Cinder must restore a backup equal to a file, with zeros behind it: onto a file, onto a new
+/// volume in Ceph, and over one that has data.
+fn check_restored(lab: &Lab, judge: &mut Judge, volumes: &Pool, row: &Row, file: &Path) {
+    let extend = |path: &Path| {
+        let file = File::options().write(true).open(path).unwrap();
+        file.set_len(GIB).unwrap();
+    };
+    let whole = copy_of(file, lab, "whole");
+    extend(&whole);
+    let restored = lab.path("restored");
+    judge.restore_new(&row.id, &restored);
+    extend(&restored);
+    run(&mut command("cmp", &[&restored, &whole]));
+    fs::remove_file(&restored).unwrap();
+    for has_data in [false, true] {
+        let volume = new_volume();
+        let image = format!("volume-{volume}");
+        let mut model = Model::new(volumes, &lab.path(""), &image, GIB, &[]);
+        if has_data {
+            model.write(0..3 * MIB);
+            model.write(GIB - MIB..GIB);
+        }
+        judge.rbd_volume(&volume, &volumes.name, 1);
+        judge.restore_over(&row.id, &volume);
+        let path = restored.to_str().unwrap();
+        volumes.rbd(&["export", "--no-progress", &image, path]);
+        run(&mut command("cmp", &[&restored, &whole]));
+        fs::remove_file(&restored).unwrap();
+    }
+}
+
+/// Ours, full and incremental, of an image that is no whole number of gibibytes.
+#[test]
+fn what_we_write_cinder_restores() {
+    let Some(ceph) = Ceph::shared() else { return };
+    let (pool, volumes) = (ceph.pool(), ceph.pool());
+    let Some((lab, mut judge)) = start(ceph, &pool, "") else {
+        return;
+    };
+    let (mount, volume) = (lab.mount(), new_volume());
+    let folder = mount.volume(&volume);
+    let size = 75 * MIB + 1000;
+    let data = [(0, MIB), (40 * MIB, 42 * MIB), (size - 5, size)];
+    let first = sparse(&lab, "1", size, &data);
+    copy_in(&first, &folder.join("first.img"));
+    let second = copy_of(&first, &lab, "2");
+    scribble(&second, &(100..200));
+    punch(&second, &(40 * MIB..41 * MIB + 77));
+    copy_in(&second, &folder.join(".incremental/second.img"));
+    let parent = import(&mount, &mut judge, &volume, "first.img");
+    let child = import(&mount, &mut judge, &volume, "second.img");
+    assert_eq!(child.parent_id.as_ref(), Some(&parent.id));
+    assert_eq!(child.display_name.as_deref(), Some("second.img"));
+    assert_eq!((parent.size, child.size), (1, 1));
+    check_restored(&lab, &mut judge, &volumes, &child, &second);
+    check_restored(&lab, &mut judge, &volumes, &parent, &first);
+    // What Cinder deletes is gone.
+    judge.delete(&child.id);
+    assert_eq!(names(&folder), ["first.img"]);
+    judge.delete(&parent.id);
+    assert!(pool.images().is_empty());
+}
+
+/// Ours between those of Cinder, which does not know of it: all are right.
+#[test]
+fn increments_on_cinders_chain() {
+    let Some(ceph) = Ceph::shared() else { return };
+    let (pool, volumes) = (ceph.pool(), ceph.pool());
+    let Some((lab, mut judge)) = start(ceph, &pool, "") else {
+        return;
+    };
+    let volume = new_volume();
+    let image = format!("volume-{volume}");
+    let mut model = Model::new(&volumes, &lab.path(""), &image, GIB, &[]);
+    model.write(0..9 * MIB);
+    judge.rbd_volume(&volume, &volumes.name, 1);
+    let full = judge.full(&volume, "full", "");
+    let first = model.copy("first");
+    let mount = lab.mount();
+    let folder = mount.volume(&volume);
+    // Of something that the volume never was.
+    let own = copy_of(&first, &lab, "own");
+    scribble(&own, &(5 * MIB..6 * MIB));
+    punch(&own, &(0..MIB));
+    scribble(&own, &(700 * MIB..701 * MIB));
+    copy_in(&own, &folder.join(".incremental/own.img"));
+    check_equal(&folder.join("own.img"), &own);
+    let parent = told(&folder.join("own.img"), "parent_id");
+    assert_eq!(parent.as_ref(), Some(&full.id));
+    assert_eq!(pool.images().len(), 1);
+    // Cinder goes on from its own.
+    drop(mount);
+    model.write(8 * MIB..8 * MIB + 100);
+    let next = judge.increment(&volume, "next", "");
+    let second = model.copy("second");
+    let mount = lab.mount();
+    check(&mount, &full, &first);
+    check(&mount, &next, &second);
+    check_equal(&folder.join("own.img"), &own);
+    // And so do we.
+    let last = copy_of(&second, &lab, "last");
+    scribble(&last, &(300 * MIB..300 * MIB + 10));
+    copy_in(&last, &folder.join(".incremental/last.img"));
+    check_equal(&folder.join("last.img"), &last);
+    let parent = told(&folder.join("last.img"), "parent_id");
+    assert_eq!(parent.as_ref(), Some(&next.id));
+    let row = import(&mount, &mut judge, &volume, "last.img");
+    check_restored(&lab, &mut judge, &volumes, &row, &last);
+    check_restored(&lab, &mut judge, &volumes, &next, &second);
+    for name in ["last.img", "own.img"] {
+        fs::remove_file(folder.join(name)).unwrap();
+    }
+    check(&mount, &next, &second);
+    check(&mount, &full, &first);
 }

@@ -1,7 +1,7 @@
 //! Every layout that a Cinder has left in a pool, made by hand, is shown as what it is.
 
 use crate::common::ceph::Ceph;
-use crate::common::mount::{Lab, errno, names, xattr};
+use crate::common::mount::{Lab, errno, names, wait_for, xattr};
 use crate::model::{GIB, MIB, Model, VOLUME, backup, check_equal, check_sparse, shown, snap};
 use std::fs::{self, File};
 use std::path::Path;
@@ -197,12 +197,17 @@ fn other_images_are_left_alone() {
     }
     let mount = lab.mount();
     assert_eq!(names(&mount.path("ceph")), [""; 0]);
-    // Nothing can be made there, and nothing is broken by trying.
-    let folder = mount.path("ceph").join("v");
+    // Nor are they in the way of anything.
+    let folder = mount.path("ceph").join("a");
     fs::create_dir(&folder).unwrap();
-    let made = errno(File::create(folder.join("new")));
-    assert_eq!(made, libc::EOPNOTSUPP);
-    assert_eq!(pool.images().len(), 5);
+    drop(File::create(folder.join("new")).unwrap());
+    wait_for("it is there", || pool.images().len() == 6);
+    fs::remove_file(folder.join("new")).unwrap();
+    wait_for("it is gone", || pool.images().len() == 5);
+    // What cannot be the name of an image is no volume here.
+    let odd = mount.path("ceph").join("a@b");
+    fs::create_dir(&odd).unwrap();
+    assert_eq!(errno(File::create(odd.join("new"))), libc::EINVAL);
 }
 
 /// A backup has one snapshot: with two, nobody knows which.

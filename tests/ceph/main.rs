@@ -8,4 +8,8 @@ mod cinder;
 mod deleting;
 mod faults;
 mod layouts;
+mod leftovers;
 mod model;
+mod rbd_source;
+mod write_faults;
+mod writing;

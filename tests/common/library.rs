@@ -44,20 +44,27 @@ pub fn compressed(layout: Layout, compression: &str) -> Options {
 
 /// One program's worth of rooms, over one store.
 pub struct Rooms {
-    pub driver: ChunkedDriver,
+    pub driver: Arc<dyn BackupDriver>,
     pub budget: Arc<Budget>,
     pub cache: Arc<BlockCache>,
 }
 
 impl Rooms {
     pub fn new(store: Arc<dyn ObjectStore>, options: Options, memory: u64) -> Self {
+        Self::with(memory, |resources| {
+            Arc::new(ChunkedDriver::new(store, options, resources))
+        })
+    }
+
+    /// Over a driver that is made of what it is given.
+    pub fn with(memory: u64, make: impl FnOnce(&Resources) -> Arc<dyn BackupDriver>) -> Self {
         let budget = Budget::new(memory);
         let resources = Resources {
             budget: Arc::clone(&budget),
             spool_path: std::env::temp_dir(),
         };
         Self {
-            driver: ChunkedDriver::new(store, options, &resources),
+            driver: make(&resources),
             cache: BlockCache::new(&budget),
             budget,
         }

@@ -2,6 +2,7 @@
 //! this one has, as a client of NFS. Such tests are ignored ones: an ordinary test of the
 //! same program runs them inside.
 
+use std::ffi::OsStr;
 use std::fmt::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -16,10 +17,10 @@ pub fn is_inside() -> bool {
     std::env::var_os(INSIDE).is_some()
 }
 
-/// Runs those ignored tests of this program that have `filter` in their names, one after the
-/// other, in a machine of their own. There must be some, and none may fail. Does nothing when
-/// the machine is not installed and `--quick` leaves it out.
-pub fn run_ignored(filter: &str, time_limit: Duration) {
+/// Runs those ignored tests of this program that `filters` choose, as on the command line of
+/// such a program, one after the other, in a machine of their own. There must be some, and
+/// none may fail. Does nothing when the machine is not installed and `--quick` leaves it out.
+pub fn run_ignored(filters: &[impl AsRef<OsStr>], time_limit: Duration) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     if !root.join("target/services/vm/complete").exists() {
         let quick = std::env::var_os("CINDERFS_TEST_QUICK").is_some();
@@ -35,7 +36,7 @@ pub fn run_ignored(filter: &str, time_limit: Duration) {
     run.arg(format!("--time-limit={}", time_limit.as_secs()));
     run.arg(format!("--set={INSIDE}=1"));
     run.arg(std::env::current_exe().unwrap());
-    run.args(["--ignored", "--test-threads=1", filter]);
+    run.args(["--ignored", "--test-threads=1"]).args(filters);
     run.stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

@@ -1,7 +1,6 @@
 //! Stores that fail for a moment, or for one object only.
 
 use crate::{OBJECT, Scene};
-use cinderfs::driver::BackupDriver;
 use cinderfs::error::Kind;
 use cinderfs::store::fault::Call;
 

@@ -9,7 +9,6 @@ mod hash_lists;
 mod metadata;
 mod objects;
 
-use cinderfs::driver::BackupDriver;
 use cinderfs::error::{Error, Kind};
 use cinderfs::format::Layout;
 use cinderfs::store::fault::FaultStore;

@@ -4,7 +4,7 @@ use crate::Place;
 use crate::common::cinder::{Cinder, get};
 use crate::common::library::{Dice, described, options};
 use cinderfs::driver::chunked::Options;
-use cinderfs::driver::{BackupDriver, Basis, Change};
+use cinderfs::driver::{Basis, Change};
 use cinderfs::error::Kind;
 use cinderfs::store::fault::Call;
 use std::time::{Duration, SystemTime};

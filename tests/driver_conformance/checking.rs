@@ -4,7 +4,7 @@ use crate::common::cinder::{Cinder, Made, entry, get, put};
 use crate::common::library::{Dice, Rooms, described, options};
 use crate::{Place, store_all};
 use cinderfs::driver::chunked::Options;
-use cinderfs::driver::{BackupDriver, Basis, Progress, Verdict};
+use cinderfs::driver::{Basis, Progress, Verdict};
 use cinderfs::error::{Error, Kind};
 use md5::{Digest, Md5};
 use serde_json::{Value, json};

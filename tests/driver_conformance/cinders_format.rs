@@ -4,7 +4,7 @@ use crate::common::cinder::get;
 use crate::common::library::{Dice, compressed, described, options};
 use crate::{Place, store_all};
 use cinderfs::driver::chunked::Options;
-use cinderfs::driver::{BackupDriver, Basis, Description};
+use cinderfs::driver::{Basis, Description};
 use cinderfs::error::Kind;
 use cinderfs::format::Layout;
 

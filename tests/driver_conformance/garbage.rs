@@ -4,7 +4,7 @@ use crate::common::cinder::{Cinder, Made, get, put};
 use crate::common::library::{Dice, Rooms, described, options};
 use crate::{Place, chunk, store_all};
 use cinderfs::driver::chunked::Options;
-use cinderfs::driver::{BackupDriver, Basis, Garbage, GarbageKind};
+use cinderfs::driver::{Basis, Garbage, GarbageKind};
 use cinderfs::error::Kind;
 use cinderfs::format::Layout;
 use cinderfs::store::ObjectStore;

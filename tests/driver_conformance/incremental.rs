@@ -5,11 +5,9 @@ pub mod parents;
 pub mod writing;
 
 use crate::common::cinder::{Cinder, Made, get, put};
-use crate::common::library::{Dice, Rooms, described, options};
-use crate::{Place, chunk, store_all};
-use cinderfs::config::Incremental;
-use cinderfs::driver::chunked::Options;
-use cinderfs::driver::{Backup, BackupDriver, BackupSink, Basis};
+use crate::common::library::{Dice, Rooms, described};
+use crate::{Ground, Place, chunk, store_all};
+use cinderfs::driver::{Backup, BackupSink, Basis};
 use cinderfs::error::{Kind, Result};
 use cinderfs::store::fault::Call;
 use serde_json::Value;
@@ -26,12 +24,21 @@ const BLOCK: usize = 4 << 10;
 /// One object, as metadata has it: offset, length, codec, md5.
 type Entry = (u64, u64, String, String);
 
-fn auto(place: &Place, max_chain: Option<u32>) -> Rooms {
-    place.with(Options {
-        incremental: Incremental::Auto,
-        max_chain,
-        ..options(place.layout)
-    })
+fn auto(place: &impl Ground, max_chain: Option<u32>) -> Rooms {
+    place.auto(max_chain)
+}
+
+async fn content(place: &impl Ground) -> Vec<(String, Vec<u8>)> {
+    place.content().await
+}
+
+async fn check(
+    place: &impl Ground,
+    backup: &Backup,
+    parent: Option<(&Backup, &[u8])>,
+    image: &[u8],
+) {
+    place.check(backup, parent, image).await;
 }
 
 async fn json(place: &Place, backup: &Backup, end: &str) -> Value {
@@ -90,7 +97,12 @@ async fn cinders(place: &Place, parent: Option<&[u8]>, image: &[u8]) -> (Vec<Ent
 
 /// Everything about a backup is what Cinder would have written, nothing lies beside it,
 /// and it gives its image back.
-async fn check(place: &Place, backup: &Backup, parent: Option<(&Backup, &[u8])>, image: &[u8]) {
+pub async fn check_objects(
+    place: &Place,
+    backup: &Backup,
+    parent: Option<(&Backup, &[u8])>,
+    image: &[u8],
+) {
     let metadata = json(place, backup, "_metadata").await;
     let list = json(place, backup, "_sha256file").await;
     let (objects, hashes) = cinders(place, parent.map(|(_, image)| image), image).await;
@@ -170,24 +182,12 @@ fn change(dice: &mut Dice, image: &mut [u8]) {
     }
 }
 
-/// Names of all objects in the store, and their content.
-async fn content(place: &Place) -> Vec<(String, Vec<u8>)> {
-    let mut found = Vec::new();
-    for container in place.store.containers("").await.unwrap() {
-        for entry in place.store.list(&container, "").await.unwrap() {
-            let bytes = get(place.store.as_ref(), &container, &entry.name).await;
-            found.push((entry.name, bytes));
-        }
-    }
-    found
-}
-
 fn kind(result: Result<impl Sized>) -> Kind {
     result.map(drop).expect_err("this must be refused").kind()
 }
 
 /// What has been stored since it was published shows nowhere.
-async fn check_unpublished(place: &Place, backup: &Backup, image: &[u8]) {
+async fn check_unpublished(place: &impl Ground, backup: &Backup, image: &[u8]) {
     assert!(place.rooms().read_all("v", &backup.id).await.unwrap() == image);
 }
 

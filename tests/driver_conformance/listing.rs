@@ -1,10 +1,10 @@
 //! What a driver lists, and how soon it sees what others do.
 
-use crate::Place;
 use crate::common::cinder::{Cinder, put};
 use crate::common::library::{Dice, options};
+use crate::{Ground, Place};
+use cinderfs::driver::Change;
 use cinderfs::driver::chunked::Options;
-use cinderfs::driver::{BackupDriver, Change};
 use cinderfs::error::Kind;
 use cinderfs::format::Layout;
 use cinderfs::store::fault::Call;
@@ -108,7 +108,7 @@ pub async fn shows_what_others_do(place: &Place) {
     assert_eq!(slow.driver.volumes().await.unwrap(), [""; 0]);
 }
 
-pub async fn tells_of_a_backup_that_is_gone(place: &Place) {
+pub async fn tells_of_a_backup_that_is_gone(place: &impl Ground) {
     let (one, other) = (place.rooms(), place.rooms());
     let backup = one.write("v", b"data").await;
     other.driver.backups("v").await.unwrap();

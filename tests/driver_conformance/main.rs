@@ -7,18 +7,21 @@ mod changing;
 mod checking;
 mod cinders_format;
 mod garbage;
+mod images;
 mod incremental;
 mod listing;
 mod writing;
 
+use cinderfs::config::Incremental;
 use cinderfs::driver::chunked::Options;
-use cinderfs::driver::{BackupSink, ChunkData};
+use cinderfs::driver::{Backup, BackupSink, ChunkData};
 use cinderfs::error::{Kind, Result};
 use cinderfs::format::Layout;
 use cinderfs::store::ObjectStore;
 use cinderfs::store::fault::{Call, FaultStore};
 use cinderfs::store::memory::MemoryStore;
 use cinderfs::store::posix::PosixStore;
+use common::cinder::get;
 use common::library::{MIB, Rooms, options};
 use common::mount::{Backend, Lab};
 use common::swift::Swift;
@@ -44,6 +47,60 @@ impl<S: ObjectStore> Faults for FaultStore<S> {
 
     fn take_chunk_reads(&self) -> (u64, u64) {
         self.take_chunk_reads()
+    }
+}
+
+/// What a promise is checked on that is not about objects of Cinder's chunked format.
+#[allow(async_fn_in_trait, reason = "only these tests use it")]
+pub trait Ground {
+    /// A program that knows nothing yet.
+    fn rooms(&self) -> Rooms;
+    /// The same with `incremental = auto`.
+    fn auto(&self, max_chain: Option<u32>) -> Rooms;
+    /// What there is, by name.
+    async fn objects(&self) -> Vec<String>;
+    /// The same, and what is in it.
+    async fn content(&self) -> Vec<(String, Vec<u8>)>;
+    /// Everything about a backup must be as it should, and nothing lie beside it.
+    async fn check(&self, backup: &Backup, parent: Option<(&Backup, &[u8])>, image: &[u8]);
+    /// How often something is tried that takes long in a store which is not near.
+    fn rounds(&self, most: u64) -> u64;
+}
+
+impl Ground for Place {
+    fn rooms(&self) -> Rooms {
+        self.rooms()
+    }
+
+    fn auto(&self, max_chain: Option<u32>) -> Rooms {
+        self.with(Options {
+            incremental: Incremental::Auto,
+            max_chain,
+            ..options(self.layout)
+        })
+    }
+
+    async fn objects(&self) -> Vec<String> {
+        self.objects().await
+    }
+
+    async fn content(&self) -> Vec<(String, Vec<u8>)> {
+        let mut found = Vec::new();
+        for container in self.store.containers("").await.unwrap() {
+            for entry in self.store.list(&container, "").await.unwrap() {
+                let bytes = get(self.store.as_ref(), &container, &entry.name).await;
+                found.push((entry.name, bytes));
+            }
+        }
+        found
+    }
+
+    async fn check(&self, backup: &Backup, parent: Option<(&Backup, &[u8])>, image: &[u8]) {
+        incremental::check_objects(self, backup, parent, image).await;
+    }
+
+    fn rounds(&self, most: u64) -> u64 {
+        most
     }
 }
 
@@ -233,6 +290,27 @@ every_driver! {
     posix: Some(Place::posix());
     swift: Place::swift();
     glusterfs: Place::glusterfs();
+}
+
+/// Where backups are images, and not objects in Cinder's chunked format.
+mod ceph {
+    use super::*;
+
+    every_promise! { images::Images::new();
+        writing::refuses_what_is_incomplete
+        writing::discards
+        incremental_content::a_smaller_image_is_no_increment
+        incremental_content::a_smaller_image_may_grow_again
+        incremental_parents::a_chain_is_no_longer_than_it_may_be
+        incremental_parents::a_parent_may_be_renamed_meanwhile
+        incremental_parents::a_parent_stays_while_its_child_is_written
+        incremental_parents::a_child_of_what_was_just_published
+        incremental_writing::what_was_published_stays_after_a_revert
+        incremental_writing::discarding_leaves_nothing
+        incremental_writing::what_is_sealed_takes_nothing_more
+        incremental_writing::chunks_may_change_at_any_time
+        listing::tells_of_a_backup_that_is_gone
+    }
 }
 
 every_near_driver! {

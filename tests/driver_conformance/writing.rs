@@ -2,8 +2,8 @@
 
 use crate::common::cinder::get;
 use crate::common::library::{Dice, compressed, described, options};
-use crate::{Place, chunk, store_all};
-use cinderfs::driver::{BackupDriver, Basis, ChunkData, Description};
+use crate::{Ground, Place, chunk, store_all};
+use cinderfs::driver::{Basis, ChunkData, Description};
 use cinderfs::error::Kind;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -163,7 +163,7 @@ pub async fn two_rewritten_chunks_never_share_an_object(place: &Place) {
     assert_eq!(place.objects().await.len(), 42);
 }
 
-pub async fn refuses_what_is_incomplete(place: &Place) {
+pub async fn refuses_what_is_incomplete(place: &impl Ground) {
     let rooms = place.rooms();
     let sink = rooms.driver.create("v", Basis::Full).await.unwrap();
     sink.store(0, chunk(b"short")).await.unwrap();
@@ -174,7 +174,7 @@ pub async fn refuses_what_is_incomplete(place: &Place) {
     assert_eq!(rooms.read_all("v", &backup.id).await.unwrap(), b"short");
 }
 
-pub async fn discards(place: &Place) {
+pub async fn discards(place: &impl Ground) {
     let rooms = place.rooms();
     let kept = rooms.write("v", b"kept").await;
     let objects = place.objects().await;

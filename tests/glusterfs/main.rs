@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../common/share_cases/mod.rs"]
+#[allow(dead_code, reason = "not every case is GlusterFS's")]
 mod share_cases;
 
 use common::glusterfs::Gluster;

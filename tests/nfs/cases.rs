@@ -35,6 +35,8 @@ mod ganesha {
         commands::commands_over_a_server_that_stands_still
         publishing::what_was_given_up_while_publishing_harms_nothing
         waiting::a_server_that_stands_still_in_mid_restore
+        waiting::locks_do_not_hold_the_end_of_the_daemon
+        waiting::a_server_that_stands_still_in_mid_backup
     }
 }
 
@@ -54,6 +56,16 @@ mod version_3 {
         faults::a_server_that_goes_in_mid_restore
         faults::a_server_that_goes_in_mid_backup
         faults::a_short_outage_is_survived
+        waiting::a_server_that_stands_still_in_mid_backup
+    }
+}
+
+mod version_3_soft {
+    use super::*;
+
+    on_a_share! { in the machine, Nfs::mounted_with("vers=3,soft,timeo=10,retrans=1");
+        faults::a_server_that_goes_in_mid_restore
+        faults::a_server_that_goes_in_mid_backup
     }
 }
 

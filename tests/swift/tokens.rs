@@ -2,7 +2,7 @@
 
 use crate::case::{CONTAINER, SMALL, VOLUME, must_copy, noise};
 use crate::common::mount::{Lab, MIB, wait_for};
-use crate::common::proxy::{Proxy, Request};
+use crate::common::proxy::{Proxy, Request, Rule};
 use crate::common::swift::{Account, Cloud, Options, Swift};
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -61,8 +61,8 @@ fn there_and_back(account: &Account, proxy: &Proxy, between: impl Fn()) -> Durat
 }
 
 #[test]
-fn tokens_of_three_seconds() {
-    const LIFE: u32 = 3;
+fn tokens_of_a_few_seconds() {
+    const LIFE: u32 = 4;
     let options = Options {
         token_life: Some(LIFE),
         ..Options::default()
@@ -140,4 +140,32 @@ fn tokens_that_are_revoked() {
     assert_eq!(logins, 4);
     assert!(refused >= 2);
     check_puts(&requests);
+}
+
+/// The server takes no token for a while, however new, though it has taken some: its cache of
+/// tokens is gone, or each ends before its request is looked at.
+#[test]
+fn tokens_that_are_not_taken_for_a_while() {
+    let Some(swift) = Swift::start(&Options::default()) else {
+        return;
+    };
+    let proxy = Proxy::start(swift.port());
+    let lab = Lab::on_swift(&swift.account().by_way_of(&proxy), SMALL);
+    let data = noise(21, 2 * MIB);
+    let source = lab.source("source", &data);
+    let mount = lab.mount();
+    let image = mount.volume(VOLUME).join("image");
+    let refused = || Rule::answer(401).at("_backup_").times(7);
+    proxy.add(refused().on("PUT"));
+    must_copy(&source, &image);
+    drop(mount);
+    let mount = lab.mount();
+    let image = mount.volume(VOLUME).join("image");
+    proxy.add(refused().on("GET").at("-0000"));
+    let target = lab.path("restored");
+    must_copy(&image, &target);
+    assert!(std::fs::read(target).unwrap() == data);
+    let refused = |request: &Request| request.status == Some(401);
+    assert_eq!(proxy.requests().into_iter().filter(refused).count(), 14);
+    assert!(!lab.log().contains("ERROR"), "{}", lab.log());
 }

@@ -37,6 +37,8 @@ pub struct Catalog {
 #[derive(Debug, Default)]
 struct Images {
     listed: Option<Instant>,
+    /// We have changed something since.
+    is_stale: bool,
     /// By volume: names, and ids.
     by_volume: BTreeMap<String, Vec<(BaseName, String)>>,
 }
@@ -45,6 +47,8 @@ struct Images {
 #[derive(Debug, Default)]
 struct Volume {
     listed: Option<Instant>,
+    /// We have changed something since.
+    is_stale: bool,
     found: Vec<Found>,
     /// By the id of the image.
     known: HashMap<String, Known>,
@@ -82,7 +86,7 @@ impl Catalog {
     /// finished yet.
     pub async fn volumes(&self) -> Result<Vec<String>> {
         let mut images = self.images.turn().await?;
-        let refreshed = self.refresh_images(&mut images).await;
+        let refreshed = self.refresh_images(&mut images, false).await;
         images.note(refreshed)?;
         Ok(images.by_volume.keys().cloned().collect())
     }
@@ -91,10 +95,34 @@ impl Catalog {
     pub async fn backups(&self, volume_id: &str) -> Result<Vec<Arc<Backup>>> {
         let volume = self.volume(volume_id);
         let mut volume = volume.turn().await?;
-        let refreshed = self.refresh(&mut volume, volume_id).await;
+        let refreshed = self.refresh(&mut volume, volume_id, false).await;
         volume.note(refreshed)?;
         let backups = volume.found.iter().map(|found| Arc::clone(&found.backup));
         Ok(backups.collect())
+    }
+
+    /// The same with where they are, from the cluster as it is now: an older listing does not
+    /// do.
+    pub async fn found_now(&self, volume_id: &str) -> Result<Vec<Found>> {
+        let volume = self.volume(volume_id);
+        let mut volume = volume.turn().await?;
+        let refreshed = self.refresh(&mut volume, volume_id, true).await;
+        volume.note(refreshed)?;
+        Ok(volume.found.clone())
+    }
+
+    /// We have changed something of that volume: the next question is answered from the
+    /// cluster, however young the listing is.
+    pub async fn changed(&self, volume_id: &str) {
+        self.images.value().await.is_stale = true;
+        let volume = self.volume(volume_id);
+        volume.value().await.is_stale = true;
+    }
+
+    /// The names and ids of all images of the pool, as it is now.
+    pub async fn images_now(&self) -> Result<Vec<(String, String)>> {
+        let pool = self.session.pool().await?;
+        self.list(&pool, self.session.deadline()).await
     }
 
     /// Where a backup is.
@@ -103,7 +131,11 @@ impl Catalog {
     /// `NotFound`.
     pub async fn find(&self, backup: &Backup) -> Result<Found> {
         let volume = self.volume(&backup.volume_id);
-        let volume = volume.value().await;
+        let mut volume = volume.turn().await?;
+        if volume.is_stale {
+            let refreshed = self.refresh(&mut volume, &backup.volume_id, false).await;
+            volume.note(refreshed)?;
+        }
         let is_it = |found: &&Found| {
             found.backup.id == backup.id && found.backup.service_metadata == backup.service_metadata
         };
@@ -167,24 +199,14 @@ impl Catalog {
         }
     }
 
-    async fn refresh_images(&self, images: &mut Images) -> Result<()> {
-        if self.is_fresh(images.listed) {
+    /// `now`: an older listing does not do.
+    async fn refresh_images(&self, images: &mut Images, now: bool) -> Result<()> {
+        if self.is_fresh(images.listed) && !images.is_stale && !now {
             return Ok(());
         }
-        let list = async |pool: &Arc<Pool>, deadline| {
-            let pool = Arc::clone(pool);
-            let name = pool.name.clone();
-            let list = move || {
-                // The images of a pool that was removed are none.
-                pool.check()?;
-                pool.images()
-            };
-            let threads = &self.session.threads;
-            threads
-                .run("list the images of the pool", &name, deadline, list)
-                .await
-        };
-        if let Some(listed) = self.ask(images.listed, list).await? {
+        let older = images.listed.filter(|_| !now);
+        let list = async |pool: &Arc<Pool>, deadline| self.list(pool, deadline).await;
+        if let Some(listed) = self.ask(older, list).await? {
             images.by_volume.clear();
             for (image, id) in listed {
                 if let Some(name) = BaseName::parse(&image) {
@@ -192,25 +214,43 @@ impl Catalog {
                     volume.or_default().push((name, id));
                 }
             }
+            images.is_stale = false;
         }
         images.listed = Some(Instant::now());
         Ok(())
     }
 
-    async fn refresh(&self, volume: &mut Volume, volume_id: &str) -> Result<()> {
-        if self.is_fresh(volume.listed) {
+    async fn list(&self, pool: &Arc<Pool>, deadline: Deadline) -> Result<Vec<(String, String)>> {
+        let pool = Arc::clone(pool);
+        let name = pool.name.clone();
+        let list = move || {
+            // The images of a pool that was removed are none.
+            pool.check()?;
+            pool.images()
+        };
+        let threads = &self.session.threads;
+        threads
+            .run("list the images of the pool", &name, deadline, list)
+            .await
+    }
+
+    async fn refresh(&self, volume: &mut Volume, volume_id: &str, now: bool) -> Result<()> {
+        if self.is_fresh(volume.listed) && !volume.is_stale && !now {
             return Ok(());
         }
+        let older = volume.listed.filter(|_| !now);
         let images = {
             let mut images = self.images.turn().await?;
-            let refreshed = self.refresh_images(&mut images).await;
+            // What we have changed may be an image that is new, or gone.
+            images.is_stale |= volume.is_stale;
+            let refreshed = self.refresh_images(&mut images, now).await;
             images.note(refreshed)?;
             images.by_volume.get(volume_id).cloned().unwrap_or_default()
         };
         let known = &volume.known;
         let look =
             async |pool: &Arc<Pool>, deadline| self.look_all(pool, images, known, deadline).await;
-        if let Some(looked) = self.ask(volume.listed, look).await? {
+        if let Some(looked) = self.ask(older, look).await? {
             let all = looked
                 .iter()
                 .flat_map(|(_, known)| known.found.iter().cloned());

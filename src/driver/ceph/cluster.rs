@@ -3,6 +3,7 @@
 use super::failure::{check, failed};
 use super::library::{ClusterStat, Handle, ImageSpec, Library, library};
 use super::threads::leave;
+use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::store::Space;
 use std::ffi::{CStr, CString, c_char};
@@ -21,6 +22,18 @@ pub struct Access {
     pub connect_timeout: Duration,
     /// How long an operation may take.
     pub request_timeout: Duration,
+}
+
+impl Access {
+    /// As a backend has it.
+    pub fn of(options: &config::Ceph) -> Self {
+        Self {
+            conf: options.conf.clone(),
+            user: options.user.clone(),
+            connect_timeout: options.connect_timeout,
+            request_timeout: options.request_timeout,
+        }
+    }
 }
 
 /// A connection. It closes itself when nobody uses it any more.
@@ -90,7 +103,7 @@ impl Cluster {
         if read < 0 {
             let reason = format!("it cannot be read: {}", cause(read));
             return Err(Error::new(Kind::Unavailable, OP, subject, reason)
-                .advise("see backup_ceph_conf, and who may read that file"));
+                .advise("see backup_ceph_conf, or --rbd-conf, and who may read that file"));
         }
         cluster.set("client_mount_timeout", &seconds(access.connect_timeout))?;
         for option in ["rados_mon_op_timeout", "rados_osd_op_timeout"] {
@@ -156,11 +169,18 @@ impl Cluster {
         if opened == -libc::ENOENT {
             let reason = "there is no such pool";
             let error = Error::new(Kind::Unavailable, OP, name, reason);
-            return Err(error.advise("see backup_ceph_pool, and `ceph osd pool ls`"));
+            return Err(error.advise(
+                "see backup_ceph_pool, or what the source is called, and `ceph osd pool ls`",
+            ));
         }
         check(OP, name, opened)?;
+        // What is to be written into a full pool is refused at once, and what makes room is
+        // done; otherwise both would wait, without end.
         // SAFETY: the context was just made.
-        let id = unsafe { (self.library.rados.rados_ioctx_get_id)(handle) };
+        let id = unsafe {
+            (self.library.rados.rados_set_osdmap_full_try)(handle);
+            (self.library.rados.rados_ioctx_get_id)(handle)
+        };
         Ok(Pool {
             cluster: Arc::clone(self),
             handle,
@@ -225,8 +245,9 @@ impl Pool {
         }
         let reason = "it was removed";
         Err(
-            Error::new(Kind::Unavailable, OP, self.name.as_str(), reason)
-                .advise("see backup_ceph_pool, and `ceph osd pool ls`"),
+            Error::new(Kind::Unavailable, OP, self.name.as_str(), reason).advise(
+                "see backup_ceph_pool, or what the source is called, and `ceph osd pool ls`",
+            ),
         )
     }
 
@@ -305,12 +326,12 @@ fn not_connected(op: &'static str, conf: &str, access: &Access, code: i32) -> Er
         libc::EACCES | libc::EPERM => {
             let reason = format!("the cluster does not take client.{user} with the key it has");
             Error::new(Kind::Denied, op, conf, reason)
-                .advise("see backup_ceph_user, its keyring, and `ceph auth ls`")
+                .advise("see backup_ceph_user, or --rbd-user, its keyring, and `ceph auth ls`")
         }
         libc::ENOENT => {
             let reason = format!("there is no keyring with a key of client.{user}");
             Error::new(Kind::Unavailable, op, conf, reason)
-                .advise("see backup_ceph_user, and `keyring` in that file")
+                .advise("see backup_ceph_user, or --rbd-user, and `keyring` in that file")
         }
         _ => failed(op, conf, code.into()),
     }

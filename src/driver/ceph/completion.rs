@@ -118,7 +118,7 @@ pub(super) async fn end<R>(
     match tokio::time::timeout_at(deadline.at(), answer).await {
         Ok(Ok(result)) => Ok(result),
         // Who would have answered panicked: the result is lost.
-        Ok(Err(_)) => Err(failed(op, subject, -i64::from(libc::EIO))),
+        Ok(Err(_)) => Err(failed(op, subject, -i64::from(libc::ECANCELED))),
         Err(_) => Err(timed_out(op, subject, deadline)),
     }
 }

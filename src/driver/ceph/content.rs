@@ -2,7 +2,8 @@
 
 use super::image::Image;
 use super::witness::Witness;
-use crate::driver::{Block, BlockKey, BlockSink, Content, Place, Prepared, Source};
+use crate::budget::Budget;
+use crate::driver::{Block, BlockKey, BlockSink, Content, Place, Prepared, Source, is_zero};
 use crate::error::{Error, Result};
 use crate::format::Digest;
 use async_trait::async_trait;
@@ -15,6 +16,8 @@ use super::failure::Deadline;
 
 /// What is cached and found at a time, in bytes: a small read fetches no more.
 const BLOCK: u32 = 256 << 10;
+/// A block of zeros, which all share.
+static ZEROS: Bytes = Bytes::from_static(&[0; BLOCK as usize]);
 /// How much one task fetches.
 const UNIT: u64 = 2 << 20;
 /// How much is asked of the library at a time: no object is larger by default.
@@ -33,6 +36,8 @@ pub struct RbdContent {
     pub(super) witness: Witness,
     /// How long a read may take.
     pub(super) patience: Duration,
+    /// The program's memory.
+    pub(super) budget: Arc<Budget>,
 }
 
 impl RbdContent {
@@ -118,6 +123,9 @@ impl Content for RbdContent {
         let deadline = Deadline::after(self.patience);
         let mut blocks = Vec::new();
         let mut fetched = Vec::new();
+        // What is under way is in memory twice: as the library has got it, and as we get it.
+        // Without room for it, it has to be all the same.
+        let under_way = self.budget.permit(2 * (range.end - range.start));
         for run in self.runs(&range) {
             let mut number = run.start;
             while number < run.end {
@@ -134,11 +142,8 @@ impl Content for RbdContent {
                     end += 1;
                 }
                 let piece = number * block..(end * block).min(self.size);
-                let bytes = Bytes::from(self.image.read(piece, deadline).await?);
-                for (number, start) in (number..end).zip((0..bytes.len()).step_by(BLOCK as usize)) {
-                    let end = bytes.len().min(start + BLOCK as usize);
-                    fetched.push((self.block_key(number), bytes.slice(start..end)));
-                }
+                let read = self.image.read(piece, BLOCK as usize, deadline).await?;
+                fetched.extend((number..end).zip(read));
                 number = end;
             }
         }
@@ -146,11 +151,17 @@ impl Content for RbdContent {
             return Ok(blocks);
         }
         self.witness.confirm().await?;
+        drop(under_way);
         let no_digests: Arc<[Digest]> = Arc::new([]);
-        for (key, bytes) in fetched {
+        for (number, bytes) in fetched {
+            let key = self.block_key(number);
+            let bytes = match is_zero(&bytes) {
+                // Within objects, holes are not told of.
+                true => ZEROS.slice(..bytes.len()),
+                false => Bytes::from(bytes),
+            };
             let block = Block {
-                // A copy, for a slice would keep all that was read with it.
-                bytes: Bytes::copy_from_slice(&bytes),
+                bytes,
                 digests: Arc::clone(&no_digests),
             };
             sink.put(key, block.clone());

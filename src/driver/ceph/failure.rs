@@ -53,9 +53,28 @@ pub fn failed(op: &'static str, subject: &str, code: i64) -> Error {
                 .advise("see `ceph -s` for what is wrong with it, or raise request_timeout")
         }
         libc::EACCES | libc::EPERM => {
-            let reason = "the user of backup_ceph_user may not do that";
+            let reason =
+                "the user whose key is used (backup_ceph_user, --rbd-user) may not do that";
             Error::new(Kind::Denied, op, subject, reason)
                 .advise("see its capabilities: `ceph auth get client.USER`")
+        }
+        libc::ENOSPC | libc::EDQUOT => {
+            let reason = "the pool is full, or holds as much as its quota lets it";
+            Error::new(Kind::NoSpace, op, subject, reason)
+                .advise("delete backups, or see `ceph df` and `ceph osd pool get-quota POOL`")
+        }
+        libc::EIO => {
+            let reason = "the cluster cannot read what it has, or has lost it";
+            Error::new(Kind::Corrupt, op, subject, reason).advise("see `ceph health detail`")
+        }
+        libc::EROFS => {
+            let reason = "another program has locked the image, and writes to it";
+            Error::new(Kind::Dependents, op, subject, reason).advise("wait until that is finished")
+        }
+        libc::EBUSY => {
+            let reason = "other programs have the image open, or have had until a moment ago";
+            Error::new(Kind::Dependents, op, subject, reason)
+                .advise("see `rbd status` for who that is, and try again")
         }
         _ => Error::io(op, subject, &source),
     }

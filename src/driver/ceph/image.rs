@@ -1,22 +1,21 @@
-//! An RBD image, open for reading at its head or at a snapshot.
+//! An RBD image, open at its head or at a snapshot. What changes it is in [`super::write`].
 
 use super::cluster::{Pool, Shared, c_text, of_library, until_zero};
 use super::completion::{Maker, Outcome, begin, end};
 use super::failure::{Deadline, check};
 use super::library::{Handle, Library, SnapInfo, Watcher};
 use super::threads::leave;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
+use crate::task::aside;
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString, c_int, c_void};
-use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ffi::{CStr, CString, c_int};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// `RBD_FEATURE_FAST_DIFF`
 const FAST_DIFF: u64 = 1 << 4;
 /// `RBD_FLAG_FAST_DIFF_INVALID`
-const FAST_DIFF_INVALID: u64 = 1 << 1;
+pub const FAST_DIFF_INVALID: u64 = 1 << 1;
 /// `RBD_MAX_IMAGE_ID_LENGTH` and room for more.
 const LONGEST_ID: usize = 256;
 /// Nobody has so many snapshots, or so many who watch an image, or so much metadata.
@@ -35,14 +34,15 @@ pub struct Snap {
 
 /// See the module's page. It closes itself when nobody uses it any more.
 pub struct Image {
-    pool: Arc<Pool>,
-    handle: Handle,
+    pub(super) pool: Arc<Pool>,
+    pub(super) handle: Handle,
     /// For messages.
-    name: String,
+    pub(super) name: String,
+    is_writable: bool,
 }
 
-// SAFETY: librbd lets any thread use an image, several at a time; what changes an open image
-// (setting its snapshot, resizing) is never called.
+// SAFETY: librbd lets any thread use an image, several at a time; what changes which snapshot
+// an open image is at is never called.
 unsafe impl Send for Image {}
 // SAFETY: as above.
 unsafe impl Sync for Image {}
@@ -58,6 +58,24 @@ impl Image {
         snap: Option<&str>,
         deadline: Deadline,
     ) -> Result<Self> {
+        Self::open_as(pool, name, snap, false, deadline).await
+    }
+
+    /// Opens an image at its head, for writing: others see that it is in use.
+    ///
+    /// # Errors
+    /// As [`Image::open`].
+    pub async fn open_writable(pool: &Arc<Pool>, name: &str, deadline: Deadline) -> Result<Self> {
+        Self::open_as(pool, name, None, true, deadline).await
+    }
+
+    async fn open_as(
+        pool: &Arc<Pool>,
+        name: &str,
+        snap: Option<&str>,
+        is_writable: bool,
+        deadline: Deadline,
+    ) -> Result<Self> {
         const OP: &str = "open the image";
         struct Opening {
             pool: Arc<Pool>,
@@ -65,6 +83,7 @@ impl Image {
             snap: Option<CString>,
             name: String,
             handle: Handle,
+            is_writable: bool,
         }
         // SAFETY: a handle may be used by any thread.
         unsafe impl Send for Opening {}
@@ -74,6 +93,7 @@ impl Image {
             snap: snap.map(|snap| c_text(OP, snap)).transpose()?,
             name: name.to_owned(),
             handle: std::ptr::null_mut(),
+            is_writable,
         };
         let library = pool.library();
         let finish = |_: &'static Library, outcome: Outcome, opening: Opening| {
@@ -82,6 +102,7 @@ impl Image {
                 pool: opening.pool,
                 handle: opening.handle,
                 name: opening.name,
+                is_writable: opening.is_writable,
             })
         };
         // SAFETY: the texts and the handle are in the payload or owned by it, and so is the
@@ -99,14 +120,18 @@ impl Image {
                     } = &*opening;
                     let snap = snap.as_ref().map_or(std::ptr::null(), |snap| snap.as_ptr());
                     let (io, name) = (pool.handle(), text.as_ptr());
-                    (library.rbd.rbd_aio_open_read_only)(io, name, handle, snap, completion)
+                    let open = match is_writable {
+                        true => library.rbd.rbd_aio_open,
+                        false => library.rbd.rbd_aio_open_read_only,
+                    };
+                    open(io, name, handle, snap, completion)
                 },
             )
         };
         end(OP, name, deadline, begun).await?
     }
 
-    fn library(&self) -> &'static Library {
+    pub(super) fn library(&self) -> &'static Library {
         self.pool.library()
     }
 
@@ -174,18 +199,23 @@ impl Image {
     /// # Errors
     /// Those of the library.
     pub fn has_fast_diff(&self) -> Result<bool> {
-        let (mut features, mut flags) = (0, 0);
-        let rbd = &self.library().rbd;
-        // SAFETY: the image is open, and the numbers are written to.
-        let (features_told, flags_told) = unsafe {
-            (
-                (rbd.rbd_get_features)(self.handle, &raw mut features),
-                (rbd.rbd_get_flags)(self.handle, &raw mut flags),
-            )
-        };
-        check("tell the features of the image", &self.name, features_told)?;
-        check("tell the flags of the image", &self.name, flags_told)?;
-        Ok(features & FAST_DIFF != 0 && flags & FAST_DIFF_INVALID == 0)
+        let mut features = 0;
+        // SAFETY: the image is open, and the number is written to.
+        let told = unsafe { (self.library().rbd.rbd_get_features)(self.handle, &raw mut features) };
+        check("tell the features of the image", &self.name, told)?;
+        Ok(features & FAST_DIFF != 0 && self.flags()? & FAST_DIFF_INVALID == 0)
+    }
+
+    /// What is wrong with what it knows of its objects: `RBD_FLAG_...`.
+    ///
+    /// # Errors
+    /// Those of the library.
+    pub fn flags(&self) -> Result<u64> {
+        let mut flags = 0;
+        // SAFETY: the image is open, and the number is written to.
+        let told = unsafe { (self.library().rbd.rbd_get_flags)(self.handle, &raw mut flags) };
+        check("tell the flags of the image", &self.name, told)?;
+        Ok(flags)
     }
 
     /// All snapshots that users have made, the oldest first, as they were when the image was
@@ -238,6 +268,14 @@ impl Image {
     /// # Errors
     /// Those of the cluster.
     pub fn is_watched(&self) -> Result<bool> {
+        Ok(self.watchers()? > 0)
+    }
+
+    /// How often it is open for writing, by us or by others. Blocks.
+    ///
+    /// # Errors
+    /// Those of the cluster.
+    pub fn watchers(&self) -> Result<usize> {
         const OP: &str = "see who uses the image";
         let rbd = &self.library().rbd;
         let none = Watcher {
@@ -251,13 +289,13 @@ impl Image {
         let listed =
             unsafe { (rbd.rbd_watchers_list)(self.handle, watchers.as_mut_ptr(), &raw mut count) };
         if listed == -libc::ERANGE {
-            return Ok(true);
+            return Ok(count);
         }
         check(OP, &self.name, listed)?;
         let written = count.min(watchers.len());
         // SAFETY: they are freed once, and not used afterwards.
         unsafe { (rbd.rbd_watchers_list_cleanup)(watchers.as_mut_ptr(), written) };
-        Ok(written > 0)
+        Ok(written)
     }
 
     /// What users and programs have noted of it. Blocks.
@@ -297,92 +335,23 @@ impl Image {
             return Ok(texts(&keys).zip(texts(&values)).collect());
         }
     }
-
-    /// The ranges that hold data, in order, as far as that is known without reading: all
-    /// else is zero. `whole_objects` makes them as large as objects, which is faster for
-    /// images that know which objects they have. Blocks.
-    ///
-    /// # Errors
-    /// Those of the cluster.
-    pub fn data(&self, size: u64, whole_objects: bool) -> Result<Vec<Range<u64>>> {
-        const OP: &str = "find the holes of the image";
-        if size == 0 {
-            // The library ends the program when it is asked for nothing.
-            return Ok(Vec::new());
-        }
-        let mut found = Extents::default();
-        // SAFETY: the image is open; the callback is made for this argument, and is not
-        // called any more when the call has returned.
-        let iterated = unsafe {
-            (self.library().rbd.rbd_diff_iterate2)(
-                self.handle,
-                std::ptr::null(),
-                0,
-                size,
-                1,
-                u8::from(whole_objects),
-                extent_found,
-                (&raw mut found).cast(),
-            )
-        };
-        check(OP, &self.name, iterated)?;
-        Ok(found.in_order(size))
-    }
-
-    /// The bytes of a range, which must lie within the image.
-    ///
-    /// # Errors
-    /// Those of the cluster.
-    pub async fn read(self: &Arc<Self>, range: Range<u64>, deadline: Deadline) -> Result<Vec<u8>> {
-        const OP: &str = "read the image";
-        struct Reading {
-            image: Arc<Image>,
-            buffer: Vec<u8>,
-        }
-        let length = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(0);
-        let reading = Reading {
-            image: Arc::clone(self),
-            buffer: vec![0; length],
-        };
-        let library = self.library();
-        // SAFETY: the buffer is owned by the payload, which keeps the image open as well.
-        let begun = unsafe {
-            begin(
-                library,
-                Maker::Rbd,
-                reading,
-                |_, outcome, reading| {
-                    // The last one to have it does not close it here: see `drop`.
-                    drop(reading.image);
-                    (outcome.code, reading.buffer)
-                },
-                |completion, reading| {
-                    let Reading { image, buffer } = &mut *reading;
-                    let (image, buffer) = (image.handle, buffer.as_mut_ptr().cast());
-                    (library.rbd.rbd_aio_read)(image, range.start, length, buffer, completion)
-                },
-            )
-        };
-        let (code, mut data) = end(OP, &self.name, deadline, begun).await?;
-        let read = check(OP, &self.name, code)?;
-        data.truncate(usize::try_from(read).unwrap_or(0));
-        if data.len() == length {
-            return Ok(data);
-        }
-        let reason = format!("it ends at {}", range.start + data.len() as u64);
-        Err(Error::new(Kind::Corrupt, OP, self.name.as_str(), reason))
-    }
 }
 
 impl Drop for Image {
     fn drop(&mut self) {
         let (pool, handle) = (Arc::clone(&self.pool), Shared(self.handle));
-        // It waits for what is under way, and may be called from a callback.
-        leave(move || {
+        let close = move || {
             let handle = handle;
             // SAFETY: nobody has the image any more, and its pool is there still.
             unsafe { (pool.library().rbd.rbd_close)(handle.0) };
-        });
+        };
+        // It waits for what is under way, and may be called from a callback. Should the
+        // program end before an image that can be written to is closed, the cluster would
+        // take it for in use for another half minute.
+        match self.is_writable {
+            true => aside(close),
+            false => leave(close),
+        }
     }
 }
 
@@ -392,50 +361,12 @@ impl std::fmt::Debug for Image {
     }
 }
 
-/// What a walk over an image has found, in the order in which it was.
-#[derive(Debug, Default)]
-struct Extents(Vec<Range<u64>>);
-
-impl Extents {
-    /// Sorted, within `size` bytes, and those that adjoin joined.
-    fn in_order(mut self, size: u64) -> Vec<Range<u64>> {
-        self.0.sort_unstable_by_key(|range| range.start);
-        let mut joined: Vec<Range<u64>> = Vec::new();
-        for range in self.0 {
-            let range = range.start.min(size)..range.end.min(size);
-            match joined.last_mut() {
-                _ if range.is_empty() => {}
-                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
-                _ => joined.push(range),
-            }
-        }
-        joined
-    }
-}
-
-unsafe extern "C" fn extent_found(
-    offset: u64,
-    length: usize,
-    exists: c_int,
-    argument: *mut c_void,
-) -> c_int {
-    let noted = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: `data` has given a pointer to this, which nobody else uses meanwhile.
-        let found = unsafe { &mut *argument.cast::<Extents>() };
-        if exists != 0 {
-            found.0.push(offset..offset.saturating_add(length as u64));
-        }
-    }));
-    // Out of memory is no reason to take data for a hole.
-    if noted.is_ok() { 0 } else { -libc::ENOMEM }
-}
-
-const NO_TIME: libc::timespec = libc::timespec {
+pub(super) const NO_TIME: libc::timespec = libc::timespec {
     tv_sec: 0,
     tv_nsec: 0,
 };
 
-fn time_of(time: &libc::timespec) -> Option<SystemTime> {
+pub(super) fn time_of(time: &libc::timespec) -> Option<SystemTime> {
     let seconds = Duration::from_secs(u64::try_from(time.tv_sec).ok()?);
     let nanos = Duration::from_nanos(u64::try_from(time.tv_nsec).ok()?);
     let since = seconds.checked_add(nanos)?;
@@ -454,12 +385,6 @@ fn texts(bytes: &[u8]) -> impl Iterator<Item = String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn extents_are_put_in_order() {
-        let found = Extents(vec![8..12, 0..4, 4..6, 30..40, 11..13, 50..60, 7..7]);
-        assert_eq!(found.in_order(35), [0..6, 8..13, 30..35]);
-    }
 
     #[test]
     fn texts_end_in_zeros() {

@@ -3,8 +3,8 @@
 //! threads.
 //!
 //! The types are those of `rados/librados.h` and `rbd/librbd.h`. All that calls them is in
-//! this module's neighbours [`super::cluster`], [`super::object`], [`super::image`] and [`super::completion`],
-//! which wrap them so that nobody else needs `unsafe`.
+//! this module's neighbours [`super::cluster`], [`super::object`], [`super::image`], [`super::write`]
+//! and [`super::completion`], which wrap them so that nobody else needs `unsafe`.
 
 use crate::error::{Error, Kind, Result};
 use std::ffi::{c_char, c_int, c_void};
@@ -42,6 +42,9 @@ pub(super) struct Watcher {
     pub id: i64,
     pub cookie: u64,
 }
+
+/// What long work calls as it goes on: how much is done, of how much.
+pub(super) type ProgressCallback = unsafe extern "C" fn(u64, u64, *mut c_void) -> c_int;
 
 /// `struct rados_cluster_stat_t`
 #[repr(C)]
@@ -93,6 +96,13 @@ functions! {
     fn rados_ioctx_create(Handle, *const c_char, *mut Handle) -> c_int;
     fn rados_ioctx_get_id(Handle) -> i64;
     fn rados_ioctx_destroy(Handle);
+    fn rados_set_osdmap_full_try(Handle);
+    fn rados_nobjects_list_open(Handle, *mut Handle) -> c_int;
+    fn rados_nobjects_list_next(
+        Handle, *mut *const c_char, *mut *const c_char, *mut *const c_char,
+    ) -> c_int;
+    fn rados_nobjects_list_close(Handle);
+    fn rados_remove(Handle, *const c_char) -> c_int;
     fn rados_aio_create_completion2(*mut c_void, Callback, *mut Handle) -> c_int;
     fn rados_aio_get_return_value(Handle) -> c_int;
     fn rados_aio_get_version(Handle) -> u64;
@@ -116,7 +126,24 @@ functions! {
     fn rbd_aio_open_read_only(
         Handle, *const c_char, *mut Handle, *const c_char, Handle,
     ) -> c_int;
+    fn rbd_open(Handle, *const c_char, *mut Handle, *const c_char) -> c_int;
+    fn rbd_aio_open(Handle, *const c_char, *mut Handle, *const c_char, Handle) -> c_int;
     fn rbd_close(Handle) -> c_int;
+    fn rbd_image_options_create(*mut Handle);
+    fn rbd_image_options_destroy(Handle);
+    fn rbd_image_options_set_uint64(Handle, c_int, u64) -> c_int;
+    fn rbd_create4(Handle, *const c_char, u64, Handle) -> c_int;
+    fn rbd_rename(Handle, *const c_char, *const c_char) -> c_int;
+    fn rbd_remove_with_progress(
+        Handle, *const c_char, ProgressCallback, *mut c_void,
+    ) -> c_int;
+    fn rbd_resize(Handle, u64) -> c_int;
+    fn rbd_lock_acquire(Handle, c_int) -> c_int;
+    fn rbd_snap_create(Handle, *const c_char) -> c_int;
+    fn rbd_snap_remove(Handle, *const c_char) -> c_int;
+    fn rbd_metadata_set(Handle, *const c_char, *const c_char) -> c_int;
+    fn rbd_metadata_remove(Handle, *const c_char) -> c_int;
+    fn rbd_get_modify_timestamp(Handle, *mut libc::timespec) -> c_int;
     fn rbd_get_size(Handle, *mut u64) -> c_int;
     fn rbd_get_id(Handle, *mut c_char, usize) -> c_int;
     fn rbd_get_old_format(Handle, *mut u8) -> c_int;
@@ -134,7 +161,10 @@ functions! {
     fn rbd_diff_iterate2(
         Handle, *const c_char, u64, u64, u8, u8, DiffCallback, *mut c_void,
     ) -> c_int;
-    fn rbd_aio_read(Handle, u64, usize, *mut c_char, Handle) -> c_int;
+    fn rbd_aio_readv(Handle, *const libc::iovec, c_int, u64, Handle) -> c_int;
+    fn rbd_aio_write(Handle, u64, usize, *const c_char, Handle) -> c_int;
+    fn rbd_aio_discard(Handle, u64, u64, Handle) -> c_int;
+    fn rbd_aio_flush(Handle, Handle) -> c_int;
 }
 
 /// Both libraries.

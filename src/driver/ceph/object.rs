@@ -7,9 +7,21 @@ use super::library::Library;
 use crate::error::{Error, Result};
 use std::ffi::{CStr, CString};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// No object that we read whole is larger.
 const LARGEST_OBJECT: usize = 16 << 20;
+
+/// What is known of an object without reading it.
+#[derive(Debug, Clone, Copy)]
+pub struct ObjectStat {
+    /// Another one after each change.
+    pub version: u64,
+    /// In bytes.
+    pub size: u64,
+    /// When it was written, to the second.
+    pub modified: Option<SystemTime>,
+}
 
 impl Pool {
     /// The version of an object, which is another one after each change of it.
@@ -17,6 +29,14 @@ impl Pool {
     /// # Errors
     /// `NotFound`, and those of the cluster.
     pub async fn version(self: &Arc<Self>, object: &str, deadline: Deadline) -> Result<u64> {
+        Ok(self.stat(object, deadline).await?.version)
+    }
+
+    /// What is known of an object without reading it.
+    ///
+    /// # Errors
+    /// As [`Pool::version`].
+    pub async fn stat(self: &Arc<Self>, object: &str, deadline: Deadline) -> Result<ObjectStat> {
         const OP: &str = "look at the object";
         struct Stat {
             pool: Arc<Pool>,
@@ -40,7 +60,7 @@ impl Pool {
                 stat,
                 |_, outcome, stat| {
                     drop(stat.pool);
-                    outcome
+                    (outcome, stat.size, stat.modified)
                 },
                 |completion, stat: *mut Stat| {
                     let (size, modified) = (&raw mut (*stat).size, &raw mut (*stat).modified);
@@ -50,9 +70,14 @@ impl Pool {
                 },
             )
         };
-        let Outcome { code, version } = end(OP, object, deadline, begun).await?;
+        let (Outcome { code, version }, size, modified) = end(OP, object, deadline, begun).await?;
         check(OP, object, code)?;
-        Ok(version)
+        let since = u64::try_from(modified).ok().map(Duration::from_secs);
+        Ok(ObjectStat {
+            version,
+            size,
+            modified: since.and_then(|since| UNIX_EPOCH.checked_add(since)),
+        })
     }
 
     /// All that is in an object.

@@ -40,6 +40,11 @@ impl Session {
         &self.pool
     }
 
+    /// How long an operation may take.
+    pub fn patience(&self) -> Duration {
+        self.access.request_timeout
+    }
+
     /// Until when something may take that begins now.
     pub fn deadline(&self) -> Deadline {
         Deadline::after(self.access.request_timeout)

@@ -23,7 +23,8 @@ const LONGEST_NAME: usize = 4096;
 #[derive(Debug)]
 pub struct Witness {
     pool: Arc<Pool>,
-    backup_id: String,
+    /// What is read, for messages.
+    subject: String,
     place: Place,
     patience: Duration,
     /// When the last question was asked, and what came of it.
@@ -32,14 +33,19 @@ pub struct Witness {
 
 impl Witness {
     /// Watches over a backup.
-    pub fn new(pool: &Arc<Pool>, backup_id: &str, place: &Place, patience: Duration) -> Self {
+    pub fn new(pool: &Arc<Pool>, subject: String, place: &Place, patience: Duration) -> Self {
         Self {
             pool: Arc::clone(pool),
-            backup_id: backup_id.to_owned(),
+            subject,
             place: place.clone(),
             patience,
             last: Mutex::default(),
         }
+    }
+
+    /// How long an answer is waited for.
+    pub fn patience(&self) -> Duration {
+        self.patience
     }
 
     /// That what was read until now is the backup. Those who ask while a question is under
@@ -87,7 +93,7 @@ impl Witness {
             Ok(true) => Ok(()),
             Err(e) if e.kind() != Kind::NotFound => Err(e),
             _ => {
-                let subject = format!("backup {}", self.backup_id);
+                let subject = self.subject.as_str();
                 let reason = "it was deleted while it was read";
                 Err(Error::new(Kind::Unavailable, "read", subject, reason))
             }

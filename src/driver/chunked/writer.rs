@@ -502,6 +502,11 @@ impl BackupSink for ChunkedSink {
         self.chunk_size
     }
 
+    fn parent_id(&self) -> Option<String> {
+        let parent = self.parent.as_ref();
+        parent.map(|parent| parent.backup.id.clone())
+    }
+
     fn admit_size(&self, _size: u64) -> Result<()> {
         Ok(())
     }

@@ -16,7 +16,7 @@ use reqwest::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 use reqwest::{Client, Method, Response, StatusCode};
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout, timeout_at};
@@ -58,6 +58,8 @@ pub(super) struct Account {
     entry: Queue<Entry>,
     /// How often somebody has logged in, also for those who wait for that.
     logins: AtomicU64,
+    /// A token of ours was taken at least once.
+    was_taken: AtomicBool,
     began: Instant,
     /// When a request was given up that nobody answered, in milliseconds from `began`; 0:
     /// not.
@@ -170,6 +172,7 @@ impl Account {
             client: trust::client(&options.trust, options.request_timeout)?,
             entry: Queue::default(),
             logins: AtomicU64::new(0),
+            was_taken: AtomicBool::new(false),
             began: Instant::now(),
             failed: AtomicU64::new(0),
             unanswered: std::sync::Mutex::default(),
@@ -302,15 +305,20 @@ impl Account {
             over = Some(session);
         };
         let status = response.status();
+        let is_refused = status == StatusCode::UNAUTHORIZED;
+        if !is_refused {
+            self.was_taken.store(true, Ordering::Relaxed);
+        }
         if status.is_success() || call.fine.contains(&status) {
             return Ok(response);
         }
-        Err(Failure::of_status(
-            call.op,
-            &call.subject(),
-            status,
-            response.headers(),
-        ))
+        let mut failure = Failure::of_status(call.op, &call.subject(), status, response.headers());
+        // Who logs in is known to it: the tokens end faster than it answers, or it has
+        // forgotten them all.
+        if is_refused && over.is_some() && self.was_taken.load(Ordering::Relaxed) {
+            failure.again = Again::Backoff;
+        }
+        Err(failure)
     }
 
     /// What the server tells of itself, without any login; `None` when it does not.

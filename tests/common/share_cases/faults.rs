@@ -38,7 +38,7 @@ pub fn a_server_that_goes_in_mid_backup(server: &dyn FileServer) {
     wait_for_image(&of(&mount, "image"), &data);
     assert_eq!(listed(&lab, &mount), ["image"]);
     let source = lab.source("new", &new);
-    copy(&source, &of(&mount, "new")).unwrap();
+    wait_for_backup(&source, &of(&mount, "new"));
     assert!(cat(&of(&mount, "new")).unwrap() == new);
     assert_eq!(mount.unmount(), 0);
     let mount = lab.mount();

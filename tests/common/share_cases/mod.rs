@@ -165,6 +165,12 @@ pub fn wait_for_image(path: &Path, image: &[u8]) {
     });
 }
 
+/// A server that answers again takes a backup: soon, for it may have to do first what was asked
+/// of it meanwhile, though what is in memory can be read at once.
+pub fn wait_for_backup(source: &Path, target: &Path) {
+    wait_for("it takes a backup", || copy(source, target).is_ok());
+}
+
 /// How many chunks of backups a server has.
 pub fn chunks(lab: &Lab) -> usize {
     let script = r#"find "$1" -type f -name 'volume_*-0*' | wc -l"#;

@@ -69,7 +69,7 @@ pub fn a_server_that_stands_still_in_mid_backup(server: &dyn FileServer) {
     wait_for_image(&of(&mount, "image"), &data);
     assert_eq!(listed(&lab, &mount), ["image"]);
     let source = lab.source("new", &new);
-    copy(&source, &of(&mount, "new")).unwrap();
+    wait_for_backup(&source, &of(&mount, "new"));
     assert!(cat(&of(&mount, "new")).unwrap() == new);
     assert_eq!(mount.unmount(), 0);
     check_whole(&lab);
@@ -121,6 +121,27 @@ pub fn many_readers_cost_few_threads(server: &dyn FileServer) {
     assert!(most <= before + 48, "{before} threads became {most}");
     server.resume();
     wait_for_image(&path, &data);
+    assert_eq!(mount.unmount(), 0);
+}
+
+/// Locks that cannot be given back do not hold the daemon when it ends.
+pub fn locks_do_not_hold_the_end_of_the_daemon(server: &dyn FileServer) {
+    let (lab, data) = with_backup(server, &impatient(server), LONG);
+    let mount = lab.mount_with("mnt", "memory=16M");
+    let mut reader = Reader::new(&of(&mount, "image"));
+    reader.take(4 * MIB);
+    let mut writer = Writer::new(&of(&mount, "new"));
+    writer.feed(&data[..8 * MIB]);
+    // What is on its way to a server is waited for by the kernel, whoever ends.
+    wait_for("nothing is on its way", || chunks(&lab) >= LONG / MIB + 7);
+    server.pause();
+    let (_, outcome) = reader.rest();
+    assert_eio(outcome, "reading on");
+    assert_eio(writer.end(), "closing");
+    assert_eq!(mount.unmount(), 0);
+    server.resume();
+    let mount = lab.mount();
+    wait_for_image(&known(&lab, &mount, "image"), &data);
     assert_eq!(mount.unmount(), 0);
 }
 

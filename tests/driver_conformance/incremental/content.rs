@@ -133,7 +133,7 @@ pub async fn an_image_may_grow(place: &Place) {
     }
 }
 
-pub async fn a_smaller_image_is_no_increment(place: &Place) {
+pub async fn a_smaller_image_is_no_increment(place: &impl Ground) {
     for (before, after) in [(300_000, 299_999), (300_000, 131_072), (300_000, 0), (1, 0)] {
         let large = Dice(5).image(before);
         let mut small = large[..after].to_vec();
@@ -167,7 +167,7 @@ pub async fn a_smaller_image_is_no_increment(place: &Place) {
     }
 }
 
-pub async fn a_smaller_image_may_grow_again(place: &Place) {
+pub async fn a_smaller_image_may_grow_again(place: &impl Ground) {
     let rooms = auto(place, None);
     let mut dice = Dice(3);
     let large = dice.image(300_000);

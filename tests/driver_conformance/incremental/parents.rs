@@ -134,7 +134,7 @@ pub async fn the_newest_that_is_fit_becomes_the_parent(place: &Place) {
     assert_eq!(parent_of(Basis::Configured).await.unwrap(), None);
 }
 
-pub async fn a_chain_is_no_longer_than_it_may_be(place: &Place) {
+pub async fn a_chain_is_no_longer_than_it_may_be(place: &impl Ground) {
     let image = Dice(1).image(100_000);
     for most in 1..4 {
         let rooms = auto(place, Some(most));
@@ -256,7 +256,7 @@ pub async fn a_parent_that_is_written_anew_by_another(place: &Place) {
 }
 
 /// Name, words and time of a parent may change while its child is written.
-pub async fn a_parent_may_be_renamed_meanwhile(place: &Place) {
+pub async fn a_parent_may_be_renamed_meanwhile(place: &impl Ground) {
     let rooms = place.rooms();
     let before = Dice(1).image(100_000);
     let parent = write(&rooms, Basis::Full, &before).await.unwrap();
@@ -276,7 +276,7 @@ pub async fn a_parent_may_be_renamed_meanwhile(place: &Place) {
     check(place, &child, Some((&parent, &before)), &image).await;
 }
 
-pub async fn a_parent_stays_while_its_child_is_written(place: &Place) {
+pub async fn a_parent_stays_while_its_child_is_written(place: &impl Ground) {
     let rooms = place.rooms();
     let image = Dice(1).image(200_000);
     let parent = write(&rooms, Basis::Full, &image).await.unwrap();
@@ -371,7 +371,7 @@ pub async fn two_children_of_one_parent(place: &Place) {
     assert_eq!(place.objects().await, [""; 0]);
 }
 
-pub async fn a_child_of_what_was_just_published(place: &Place) {
+pub async fn a_child_of_what_was_just_published(place: &impl Ground) {
     let rooms = place.rooms();
     let mut image = Dice(1).image(150_000);
     let mut parent: Option<(Arc<Backup>, Vec<u8>)> = None;

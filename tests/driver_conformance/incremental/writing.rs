@@ -3,8 +3,8 @@
 use super::*;
 
 /// Stores, loads, removes and publishes at random, and compares with a plain image.
-pub async fn chunks_may_change_at_any_time(place: &Place) {
-    for seed in 1..12 {
+pub async fn chunks_may_change_at_any_time(place: &impl Ground) {
+    for seed in 1..place.rounds(12) {
         let mut dice = Dice(seed);
         let rooms = auto(place, None);
         let length = 1 + dice.below(300_000) as usize;
@@ -99,7 +99,7 @@ fn zero_unstored(image: &mut [u8], stored: &[bool]) {
     }
 }
 
-pub async fn what_was_published_stays_after_a_revert(place: &Place) {
+pub async fn what_was_published_stays_after_a_revert(place: &impl Ground) {
     let rooms = place.rooms();
     let mut dice = Dice(9);
     let before = dice.image(300_000);
@@ -123,7 +123,7 @@ pub async fn what_was_published_stays_after_a_revert(place: &Place) {
     assert_eq!(rooms.driver.backups("v").await.unwrap().len(), 1);
 }
 
-pub async fn discarding_leaves_nothing(place: &Place) {
+pub async fn discarding_leaves_nothing(place: &impl Ground) {
     let rooms = place.rooms();
     let mut dice = Dice(2);
     let before = dice.image(300_000);
@@ -307,7 +307,7 @@ pub async fn what_failed_to_become_a_full_one_is_an_increment_still(place: &Plac
 }
 
 /// What is sealed may be a parent: it never changes any more.
-pub async fn what_is_sealed_takes_nothing_more(place: &Place) {
+pub async fn what_is_sealed_takes_nothing_more(place: &impl Ground) {
     let rooms = place.rooms();
     let image = Dice(1).image(200_000);
     let sink = rooms.driver.create("v", Basis::Full).await.unwrap();

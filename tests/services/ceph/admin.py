@@ -8,6 +8,9 @@
     pool NAME               makes a pool for RBD images
     remove-pool NAME        removes one, with all that is in it
     quota NAME BYTES        lets a pool hold so much and no more; 0 for any amount
+    down                    has the cluster think that the object store daemon was gone
+    full RATIO              takes the object store for full from that part of its disk on; 0.95
+                            is usual
     user NAME MON OSD       makes a user with these capabilities, and prints the key
     write POOL IMAGE OFFSET FILE        writes a file into an image
     discard POOL IMAGE OFFSET LENGTH    makes a part of an image zero
@@ -97,6 +100,24 @@ class Admin:
 
     def quota(self, name, most):
         self.ask(prefix='osd pool set-quota', pool=name, field='max_bytes', val=most)
+
+    def down(self):
+        self.ask(prefix='osd down', ids=['0'])
+
+    def full(self, ratio):
+        names = ['nearfull', 'backfillfull', 'full']
+        # Each must be at least as large as the one before, at any time.
+        for name in names if float(ratio) < 0.5 else reversed(names):
+            self.ask(prefix='osd set-%s-ratio' % name, ratio=float(ratio))
+        end = time.monotonic() + PATIENCE
+        is_full = float(ratio) < 0.5
+        while True:
+            state = json.loads(self.ask(prefix='osd dump', format='json'))
+            if all(('full' in pool['flags_names']) == is_full for pool in state['pools']):
+                return
+            if time.monotonic() > end:
+                sys.exit('nothing has become of that')
+            time.sleep(0.05)
 
     def user(self, name, mon, osd):
         out = self.ask(prefix='auth get-or-create', entity='client.' + name,
