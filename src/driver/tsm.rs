@@ -26,11 +26,13 @@ use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::task::blocking;
 use async_trait::async_trait;
-use client::{Client, Mode};
+use client::Client;
 use content::StagedContent;
 use found::Found;
 use listing::Listing;
 use names::Name;
+use part::Part;
+use rows::Row;
 use stage::Shelf;
 use std::fmt::{self, Debug};
 use std::ops::Range;
@@ -81,35 +83,37 @@ impl TsmDriver {
         }
     }
 
+    /// Whether the server has anything of that name.
+    async fn has(&self, name: Option<&Name>) -> Result<bool> {
+        let Some(name) = name else { return Ok(false) };
+        let versions = self.shared.client.versions(&name.path, name.mode);
+        Ok(!versions.await?.is_empty())
+    }
+
     async fn remove(&self, backup: &Backup) -> Result<()> {
         let found = self.shared.listing.find(backup)?;
         delete_object(&self.shared, &found.name).await
     }
 }
 
+/// Looks at all that an object is. Gives its size in bytes.
+async fn check_whole(part: &Arc<Part>, backup: &Backup) -> Result<u64> {
+    let (file, size) = part.whole().await?;
+    // It may have been here for long.
+    part.check(&file, size).await?;
+    if backup.fault.is_none() && backup.size != size {
+        let reason = format!("it has {size} bytes, and is shown with {}", backup.size);
+        return Err(Error::corrupt("read", part.subject(), reason));
+    }
+    Ok(size)
+}
+
 /// Deletes all versions of an object, and asks whether they are gone.
 async fn delete_object(shared: &Shared, name: &Name) -> Result<()> {
     let client = &shared.client;
     client.delete(&name.path, name.mode).await?;
-    let left = match name.mode {
-        Mode::File => client.files(&name.path, false, true).await?,
-        Mode::Image => client.images(Some(&name.path)).await?,
-    };
-    if left
-        .iter()
-        .any(|row| std::path::Path::new(&row.path) == name.path)
-    {
-        let reason = "dsmc has ended as if it were deleted, and the server has it still";
-        return Err(Error::new(
-            Kind::Denied,
-            "delete",
-            format!("backup {}", name.id),
-            reason,
-        )
-        .advise(
-            "the node may need the server's leave to delete backups (`update node NAME \
-                 backdelete=yes`)",
-        ));
+    if let Some(left) = client.versions(&name.path, name.mode).await?.first() {
+        return Err(still_there(name, left));
     }
     shared.listing.remove(name);
     shared.shelf.forget(&name.key());
@@ -118,6 +122,23 @@ async fn delete_object(shared: &Shared, name: &Name) -> Result<()> {
         tracing::warn!("{e}");
     }
     Ok(())
+}
+
+/// What is left where nothing should be, whatever it is called.
+fn still_there(name: &Name, left: &Row) -> Error {
+    let subject = format!("backup {}", name.id);
+    if std::path::Path::new(&left.path) == name.path {
+        let reason = "dsmc has ended as if it were deleted, and the server has it still";
+        return Error::new(Kind::Denied, "delete", subject, reason).advise(
+            "the node may need the server's leave to delete backups (`update node NAME \
+             backdelete=yes`)",
+        );
+    }
+    let reason = format!(
+        "whether it is gone is not understood: asked for it, dsmc tells of \"{}\"",
+        left.path
+    );
+    Error::new(Kind::Unavailable, "delete", subject, reason).advise(client::advice_on(name.mode))
 }
 
 fn tsm_error(op: &'static str, name: &Name, reason: &str) -> Error {
@@ -253,13 +274,15 @@ impl BackupDriver for TsmDriver {
             return Ok(verdict);
         }
         let part = self.shared.shelf.part(&found);
-        let checked = async {
-            let (file, size) = part.whole().await?;
-            // It may have been here for long.
-            part.check(&file, size).await?;
-            Ok::<u64, Error>(size)
-        };
-        match checked.await {
+        let mut checked = check_whole(&part, backup).await;
+        if part.was_here() && checked.as_ref().is_err_and(|e| e.kind() == Kind::Corrupt) {
+            // That is the shelf's damage, and perhaps not the server's.
+            self.shared.shelf.forget(&found.name.key());
+            drop(part);
+            let part = self.shared.shelf.part(&found);
+            checked = check_whole(&part, backup).await;
+        }
+        match checked {
             Ok(size) => {
                 verdict.bytes = size;
                 progress.advance(size);
@@ -276,13 +299,25 @@ impl BackupDriver for TsmDriver {
             return Err(e);
         }
         let (shared, objects) = (Arc::clone(&self.shared), self.shared.listing.names());
-        blocking(move || garbage::find(&shared, age, &objects)).await
+        let suspects = blocking(move || garbage::find(&shared, age, &objects)).await?;
+        let mut garbage = Vec::new();
+        for (one, name) in suspects {
+            if !self.has(name.as_ref()).await? {
+                garbage.push(one);
+            }
+        }
+        Ok(garbage)
     }
 
     async fn sweep(&self, garbage: &Garbage) -> Result<bool> {
         self.refuse_deletion(garbage.container.clone())?;
         let (shared, objects) = (Arc::clone(&self.shared), self.shared.listing.names());
         let garbage = garbage.clone();
+        let (of, left) = (Arc::clone(&shared), garbage.clone());
+        let name = blocking(move || garbage::noted(&of, &left)).await?;
+        if self.has(name.as_ref()).await? {
+            return Ok(false);
+        }
         blocking(move || garbage::sweep(&shared, &garbage, &objects)).await
     }
 

@@ -69,6 +69,55 @@ fn what_was_not_deleted_is_said_and_shown_still() {
 }
 
 #[test]
+fn what_is_left_under_an_odd_name_is_not_gone() {
+    let (lab, dsmc) = Lab::on_tsm("");
+    let mount = lab.mount();
+    let path = model::write(&mount, "a.img", b"one");
+    dsmc.faults(&json!([
+        {"fault": "lost", "on": ["delete"]},
+        {"fault": "other-path", "value": "/odd", "on": ["query-backup"]},
+    ]));
+    assert_eq!(errno(fs::remove_file(&path)), libc::EIO);
+    assert!(lab.log().contains("is not understood"), "{}", lab.log());
+    dsmc.faults(&json!([]));
+    assert_eq!(names(&mount.volume(VOLUME)), ["a.img"]);
+    assert_eq!(fs::read(&path).unwrap(), b"one");
+}
+
+#[test]
+fn a_note_is_garbage_only_where_it_is_ours_and_the_server_has_nothing() {
+    let (lab, _dsmc) = Lab::on_tsm("");
+    let gc = || {
+        let config = lab.config();
+        let config = config.to_str().unwrap();
+        run(&mut lab.cinderfs(&["gc", "--older-than", "0", "--config", config]))
+    };
+    let mount = lab.mount();
+    model::write(&mount, "a.img", b"one");
+    drop(mount);
+    let folder = lab.path("staging/.catalog");
+    let note = fs::read_dir(&folder).unwrap().next().unwrap().unwrap();
+    let text = fs::read(note.path()).unwrap();
+    let mut other: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let (old, new) = (other["id"].as_str().unwrap().to_owned(), model::id(9));
+    other["id"] = json!(new);
+    other["path"] = json!(other["path"].as_str().unwrap().replace(&old, &new));
+    let keep = |note: &serde_json::Value| {
+        let path = folder.join(format!("{new}.cinderfs.json"));
+        fs::write(path, note.to_string()).unwrap();
+    };
+    let mut foreign = other.clone();
+    foreign["owner"]["server_name"] = json!("OTHER");
+    keep(&foreign);
+    assert_eq!(gc(), "nothing is left over\n");
+    foreign["owner"] = json!(null);
+    keep(&foreign);
+    assert_eq!(gc(), "nothing is left over\n");
+    keep(&other);
+    assert!(gc().contains("1 left over"));
+}
+
+#[test]
 fn append_only_deletes_nothing() {
     let (lab, dsmc) = Lab::on_tsm("append_only = true\n");
     let mount = lab.mount();

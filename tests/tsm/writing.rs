@@ -260,6 +260,42 @@ fn a_file_that_is_written_once_more_is_sent_once_more() {
 }
 
 #[test]
+fn what_the_server_took_though_it_was_said_to_have_failed_can_be_read() {
+    let (lab, dsmc) = Lab::on_tsm("");
+    let mount = lab.mount();
+    let path = mount.volume(VOLUME).join("a.img");
+    let file = fs::File::create(&path).unwrap();
+    file.write_all_at(b"first", 0).unwrap();
+    file.sync_all().unwrap();
+    // It is stored, and what is said of it is not understood.
+    let fault = json!([{"fault": "warning", "value": "ANS1999W Odd.", "on": ["selective"]}]);
+    dsmc.faults(&fault);
+    file.write_all_at(b"other", 0).unwrap();
+    assert_eq!(errno(close(file)), libc::EIO);
+    assert!(!lab.log().contains("stays as it was"), "{}", lab.log());
+    dsmc.faults(&json!([]));
+    mount.unmount();
+    let mount = lab.mount();
+    let path = mount.volume(VOLUME).join("a.img");
+    assert_eq!(fs::read(path).unwrap(), b"other", "{}", lab.log());
+}
+
+#[test]
+fn what_was_refused_and_cannot_be_deleted_keeps_its_note() {
+    let (lab, dsmc) = Lab::on_tsm("");
+    let mount = lab.mount();
+    dsmc.faults(&json!([
+        {"fault": "warning", "value": "ANS1999W Odd.", "on": ["selective"]},
+        {"fault": "no-connection", "on": ["delete"]},
+    ]));
+    assert_eq!(write_and_close(&mount, "bad.img", b"bad"), libc::EIO);
+    mount.unmount();
+    assert_eq!(dsmc.objects().len(), 1);
+    let notes = fs::read_dir(lab.path("staging/.catalog")).unwrap();
+    assert_eq!(notes.count(), 1);
+}
+
+#[test]
 fn what_cannot_be_is_refused() {
     let (lab, dsmc) = Lab::on_tsm("");
     let mount = lab.mount();

@@ -4,7 +4,9 @@
 //! Losing it loses names, not data. Must not know the client.
 
 use super::client::Mode;
+use super::names::is_id;
 use super::stage::make_private;
+use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::format::Timestamp;
 use base64::Engine;
@@ -40,9 +42,61 @@ pub struct Note {
     pub size: u64,
     /// Of the whole image, in hexadecimal digits.
     pub sha256: Option<String>,
+    /// What was sent before under the same name, until it is known that the server has the
+    /// newer one: it may have either.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<Sent>,
+    /// Whose it is, where several backends share a catalog; `None`: nobody knows.
+    #[serde(default)]
+    pub owner: Option<Owner>,
+}
+
+/// What was sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    /// In bytes.
+    pub size: u64,
+    /// Of all of it, in hexadecimal digits, where it is known.
+    pub sha256: Option<String>,
+}
+
+/// A backend, as far as its options tell it from others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    pub prefix: String,
+    /// The stanza of the client's options.
+    pub server_name: Option<String>,
+    pub option_file: Option<PathBuf>,
+}
+
+impl Owner {
+    /// The backend of these options.
+    pub fn of(options: &config::Tsm) -> Self {
+        Self {
+            prefix: options.prefix.clone(),
+            server_name: options.server_name.clone(),
+            option_file: options.option_file.clone(),
+        }
+    }
 }
 
 impl Note {
+    /// Whether it is that of a backup of this backend, for all that is known.
+    pub fn is_of(&self, options: &config::Tsm) -> bool {
+        self.owner.as_ref() == Some(&Owner::of(options))
+    }
+
+    /// All that the server may have under its name, the newest first.
+    pub fn sent(&self) -> Vec<Sent> {
+        let newest = Sent {
+            size: self.size,
+            sha256: self.sha256.clone(),
+        };
+        let mut sent = vec![newest];
+        sent.extend(self.candidates.iter().cloned());
+        sent
+    }
+
     /// When it was last modified, where a program set that.
     pub fn modified(&self) -> Option<SystemTime> {
         UNIX_EPOCH.checked_add(Duration::from_micros(self.modified?))
@@ -119,6 +173,10 @@ impl Catalog {
         if path.to_string_lossy().ends_with(SUFFIX) {
             let note: Note =
                 serde_json::from_slice(&text).map_err(|e| odd(&format!("it is damaged: {e}")))?;
+            if !is_id(&note.id) || path.file_name() != path_of(Path::new(""), &note.id).file_name()
+            {
+                return Err(odd("it is named after another backup"));
+            }
             self.notes.insert(note.id.clone(), note);
             return Ok(());
         }
@@ -138,8 +196,15 @@ fn failed(op: &'static str, path: &Path, e: &std::io::Error) -> Error {
         .advise("backup_tsm_catalog_path is a folder of records, and of notes of our own")
 }
 
-fn path_of(folder: &Path, id: &str) -> PathBuf {
+/// Where the note on a backup is.
+pub fn path_of(folder: &Path, id: &str) -> PathBuf {
     folder.join(format!("{id}{SUFFIX}"))
+}
+
+/// The note on a backup, if there is one that can be read. Blocks.
+pub fn note_of(folder: &Path, id: &str) -> Option<Note> {
+    let text = fs::read(path_of(folder, id)).ok()?;
+    serde_json::from_slice(&text).ok()
 }
 
 /// Keeps a note, durably, in place of the one before.
@@ -232,6 +297,17 @@ fn collect(value: &Value, found: &mut Vec<Row>) {
     }
 }
 
+/// Cinder keeps the rows of what it has deleted.
+fn is_deleted(fields: &Value) -> bool {
+    let is_set = match fields.get("deleted") {
+        Some(Value::Bool(is_set)) => *is_set,
+        Some(Value::Number(number)) => number.as_i64() != Some(0),
+        Some(Value::String(text)) => !matches!(text.as_str(), "" | "0" | "false" | "False"),
+        _ => false,
+    };
+    is_set || fields.get("status").and_then(Value::as_str) == Some("deleted")
+}
+
 fn row(fields: &Value) -> Option<Row> {
     let text = |names: &[&str]| {
         let found = names.iter().find_map(|name| fields.get(*name)?.as_str());
@@ -239,7 +315,11 @@ fn row(fields: &Value) -> Option<Row> {
     };
     let id = text(&["id"])?;
     // Of another driver's backups there may be records as well.
-    if text(&["service"]).is_some_and(|service| !service.contains("tsm")) {
+    let is_tsm = |service: String| {
+        let service = service.to_ascii_lowercase();
+        service.ends_with("tsm") || service.ends_with("tsmbackupdriver")
+    };
+    if text(&["service"]).is_some_and(|service| !is_tsm(service)) || is_deleted(fields) {
         return None;
     }
     let service = fields.get("service_metadata");
@@ -273,6 +353,8 @@ fn row(fields: &Value) -> Option<Row> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    const ID: &str = "14557733-15c7-5293-a026-e4123a3b50c9";
 
     fn fields() -> Value {
         json!({
@@ -310,6 +392,26 @@ mod tests {
         let mut other = fields();
         other["service"] = json!("cinder.backup.drivers.ceph.CephBackupDriver");
         assert!(rows_in(&other.to_string()).is_empty());
+        other["service"] = json!("cinder.backup.drivers.tsmith.Other");
+        assert!(rows_in(&other.to_string()).is_empty());
+        for service in [
+            "cinder.backup.drivers.tsm.TSMBackupDriver",
+            "cinder.backup.drivers.tsm",
+        ] {
+            other["service"] = json!(service);
+            assert_eq!(rows_in(&other.to_string()).len(), 1, "{service}");
+        }
+        for deleted in [
+            json!({"deleted": true}),
+            json!({"deleted": 1}),
+            json!({"deleted": "1"}),
+            json!({"status": "deleted"}),
+        ] {
+            let mut gone = fields();
+            let more = deleted.as_object().unwrap().clone();
+            gone.as_object_mut().unwrap().extend(more);
+            assert!(rows_in(&gone.to_string()).is_empty(), "{deleted}");
+        }
         // What a driver before modes has written.
         let old = rows_in(&json!({"id": "b", "service_metadata": null}).to_string());
         assert_eq!((old[0].mode, &old[0].path), (Mode::Image, &None));
@@ -319,7 +421,7 @@ mod tests {
     fn notes_are_kept_and_forgotten_and_damage_hides_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let note = Note {
-            id: "n".into(),
+            id: ID.into(),
             volume_id: "v".into(),
             path: "/s/v/backup-n".into(),
             mode: Mode::File,
@@ -329,15 +431,21 @@ mod tests {
             modified: Some(7),
             size: 1,
             sha256: None,
+            candidates: Vec::new(),
+            owner: None,
         };
         keep(folder.path(), &note).unwrap();
         fs::write(folder.path().join("bad.cinderfs.json"), "{").unwrap();
+        // One that would lead elsewhere.
+        let mut other = serde_json::to_value(&note).unwrap();
+        other["id"] = json!("../n");
+        fs::write(folder.path().join("n.cinderfs.json"), other.to_string()).unwrap();
         fs::write(folder.path().join("record"), fields().to_string()).unwrap();
         let read = Catalog::read(folder.path()).unwrap();
-        assert_eq!(read.notes["n"], note);
+        assert_eq!(read.notes[ID], note);
         assert!(read.rows.contains_key("b"));
-        forget(folder.path(), "n").unwrap();
-        forget(folder.path(), "n").unwrap();
+        forget(folder.path(), ID).unwrap();
+        forget(folder.path(), ID).unwrap();
         assert!(Catalog::read(folder.path()).unwrap().notes.is_empty());
         assert!(
             Catalog::read(Path::new("/nowhere/at/all"))

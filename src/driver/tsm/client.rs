@@ -3,6 +3,7 @@
 //! Knows its command lines; must not know whose backup an object is.
 
 use super::command::{Call, Ended, Runner, Signs};
+use super::names::is_plain;
 use super::rows::{self, Row};
 use super::stage::make_private;
 use super::verdict::{self, NO_LVM, Verdict, counter, judge};
@@ -12,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 use tempfile::NamedTempFile;
 
@@ -50,6 +52,10 @@ pub struct Client {
     options: config::Tsm,
     /// An option file of ours, with the password, for as long as this lives.
     secret: Mutex<Option<NamedTempFile>>,
+    /// Those of programs that were ended have been looked for.
+    is_tidy: Once,
+    /// It has told of all images at once before: it can.
+    tells_all: AtomicBool,
 }
 
 impl Client {
@@ -59,6 +65,8 @@ impl Client {
             runner: Runner::new(&options.dsmc, &options.staging.join(RUN)),
             options: options.clone(),
             secret: Mutex::default(),
+            is_tidy: Once::new(),
+            tells_all: AtomicBool::new(false),
         }
     }
 
@@ -78,6 +86,17 @@ impl Client {
         self.query(Mode::File, &words, Some(pattern)).await
     }
 
+    /// All versions of an object.
+    ///
+    /// # Errors
+    /// As [`Client::files`].
+    pub async fn versions(&self, path: &Path, mode: Mode) -> Result<Vec<Row>> {
+        match mode {
+            Mode::File => self.files(path, false, true).await,
+            Mode::Image => self.images(Some(path)).await,
+        }
+    }
+
     /// All versions of an image, or of every image.
     ///
     /// # Errors
@@ -94,21 +113,34 @@ impl Client {
             Mode::File => "backup",
             Mode::Image => "image",
         };
+        let exact = of.filter(|of| !of.as_os_str().as_encoded_bytes().ends_with(b"-*"));
+        if let Some(path) = exact.or(of.and_then(Path::parent)) {
+            refuse_pattern(OP, path)?;
+        }
         let arguments = self.line(&["query", what], true, words, of.as_slice())?;
         let call = self.call(OP, &subject, arguments, Signs::None);
         let ended = self.runner.run(call).await?;
-        if of.is_none() && verdict::refuses_question(&ended) {
+        let tells_all = self.tells_all.load(Ordering::SeqCst);
+        if of.is_none() && !tells_all && verdict::refuses_question(&ended) {
             let reason = verdict::last_words(&ended.text);
             return Err(Error::new(Kind::Unsupported, OP, &subject, reason));
         }
-        match judge(OP, &subject, &ended, &[])? {
+        let rows = match judge(OP, &subject, &ended, &[])? {
+            Verdict::Nothing if rows::has_table(&ended.text) => {
+                Err("it says that there is nothing, and there is a table".into())
+            }
             Verdict::Nothing => Ok(Vec::new()),
-            Verdict::Done => rows::parse(&ended.text).map_err(|reason| {
-                let said = verdict::last_words(&ended.text);
-                let reason = format!("dsmc's answer is not understood: {reason} (it said: {said})");
-                Error::new(Kind::Unavailable, OP, &subject, reason).advise(advice_on(mode))
-            }),
+            Verdict::Done => rows::parse(&ended.text),
+        };
+        let rows = rows.map_err(|reason| {
+            let said = verdict::last_words(&ended.text);
+            let reason = format!("dsmc's answer is not understood: {reason} (it said: {said})");
+            Error::new(Kind::Unavailable, OP, &subject, reason).advise(advice_on(mode))
+        })?;
+        if of.is_none() {
+            self.tells_all.store(true, Ordering::SeqCst);
         }
+        Ok(rows)
     }
 
     /// Fetches an object into a file that is not there yet.
@@ -123,6 +155,7 @@ impl Client {
             // Into a file, and not onto a device.
             Mode::Image => (&["restore", "image"], &["-noprompt", "-imagetofile"]),
         };
+        refuse_pattern(OP, path)?;
         let arguments = self.line(verb, true, words, &[path, into])?;
         let call = self.call(OP, &subject, arguments, Signs::File(into.to_owned()));
         let ended = self.runner.run(call).await?;
@@ -153,6 +186,7 @@ impl Client {
             Mode::File => (&["selective"], &["-filesonly", compression]),
             Mode::Image => (&["backup", "image"], &[compression]),
         };
+        refuse_pattern(OP, path)?;
         let arguments = self.line(verb, false, words, &[path])?;
         let call = self.call(OP, &subject, arguments, Signs::Reading);
         let ended = self.runner.run(call).await?;
@@ -197,6 +231,7 @@ impl Client {
             format!("-deltype={kind}"),
         );
         let words = ["-noprompt", &of, &kind];
+        refuse_pattern("delete", path)?;
         let arguments = self.line(&["delete", "backup"], true, &words, &[path])?;
         let subject = path.display().to_string();
         let call = self.call("delete", &subject, arguments, Signs::None);
@@ -251,6 +286,8 @@ impl Client {
     /// The option file to use. A password goes into one of our own, which only we can read:
     /// everybody can see a command line.
     fn option_file(&self) -> Result<Option<PathBuf>> {
+        self.is_tidy
+            .call_once(|| remove_old_secrets(self.run_folder()));
         let Some(password) = &self.options.password else {
             return Ok(self.options.option_file.clone());
         };
@@ -321,6 +358,37 @@ impl Client {
         };
         let kept = text.lines().filter(|line| !is_password(line));
         Ok(kept.flat_map(|line| [line, "\n"]).collect())
+    }
+}
+
+/// Refuses a path that would mean more to the client than itself.
+fn refuse_pattern(op: &'static str, path: &Path) -> Result<()> {
+    if is_plain(path) {
+        return Ok(());
+    }
+    let path = path.display().to_string();
+    let reason = "the client would take it for a pattern, or for nothing that it knows";
+    Err(Error::new(Kind::Invalid, op, path, reason))
+}
+
+/// Removes option files with passwords that programs that were ended have left.
+fn remove_old_secrets(folder: &Path) {
+    /// So old, in seconds, that nobody is about to lock it.
+    const OLD: u64 = 60;
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is_old = |stat: std::fs::Metadata| {
+            let age = stat.modified().ok().and_then(|at| at.elapsed().ok());
+            stat.is_file() && age.is_some_and(|age| age.as_secs() >= OLD)
+        };
+        if name.starts_with(OPTION_FILE)
+            && name.ends_with(".opt")
+            && entry.metadata().is_ok_and(is_old)
+            && std::fs::File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok())
+        {
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 }
 

@@ -27,7 +27,9 @@ const GRACE: Duration = Duration::from_secs(2);
 /// looks into a file now and then.
 const SIGN: u64 = 64 << 10;
 /// What the client says before it waits for an answer.
-const QUESTIONS: [&str; 4] = [
+const QUESTIONS: [&str; 5] = [
+    // A wrong id or password. A question follows, in words of the node's language.
+    "ANS1051I",
     "User Action is Required",
     "Action [",
     "enter your password",
@@ -181,21 +183,22 @@ impl Runner {
             .env("TZ", "UTC")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
+            .stderr(Stdio::piped());
         if std::env::var_os("DSM_LOG").is_none() {
             command.env("DSM_LOG", &self.folder);
         }
         let parent = rustix::process::getpid();
         let bind = move || {
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+            // A group of its own, and no terminal that it could ask on.
+            rustix::process::setsid()?;
             match rustix::process::getppid() == Some(parent) {
                 true => Ok(()),
                 // This program has ended.
                 false => Err(io::Error::from_raw_os_error(libc::ESRCH)),
             }
         };
-        // SAFETY: between fork and exec it only makes two system calls, and allocates nothing.
+        // SAFETY: between fork and exec it only makes three system calls, and allocates nothing.
         unsafe { command.pre_exec(bind) };
         Ok(command)
     }

@@ -164,8 +164,18 @@ impl Assembly<'_> {
     ) -> (u64, Option<Error>) {
         let subject = || format!("backup {}", name.id);
         if let Some(note) = note {
-            if row.size.admits(note.size) {
-                return (note.size, None);
+            let sent = note.sent().into_iter().map(|sent| sent.size);
+            let mut sizes: Vec<u64> = sent.filter(|size| row.size.admits(*size)).collect();
+            sizes.dedup();
+            // Of several it takes the object to tell.
+            let staged = || self.shelf.staged_size(name, &row.date);
+            match sizes.as_slice() {
+                [] => {}
+                [size] => return (*size, None),
+                _ => match staged().filter(|size| sizes.contains(size)) {
+                    Some(size) => return (size, None),
+                    None => return (0, Some(rough(&subject(), row.size))),
+                },
             }
             let told = row.size;
             let reason = format!(
@@ -182,11 +192,14 @@ impl Assembly<'_> {
         if let Some(size) = known.filter(|size| row.size.admits(*size)) {
             return (size, None);
         }
-        let reason = format!("the server tells its size only roughly ({})", row.size);
-        let error = Error::new(Kind::Unavailable, "read", subject(), reason)
-            .advise("`cinderfs verify` fetches it and finds out, and keeps it at hand");
-        (0, Some(error))
+        (0, Some(rough(&subject(), row.size)))
     }
+}
+
+fn rough(subject: &str, size: Size) -> Error {
+    let reason = format!("the server tells its size only roughly ({size})");
+    Error::new(Kind::Unavailable, "read", subject, reason)
+        .advise("`cinderfs verify` fetches it and finds out, and keeps it at hand")
 }
 
 /// As Cinder keeps it in its database.

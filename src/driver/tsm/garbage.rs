@@ -2,9 +2,9 @@
 //! backup, for those are on the server.
 
 use super::Shared;
-use super::catalog::Catalog;
+use super::catalog::{self, Catalog};
 use super::client::{Mode, OPTION_FILE};
-use super::names::Name;
+use super::names::{Name, is_id, is_plain};
 use super::stage::{ARRIVING, FOLDER, LOCK};
 use super::write::SPOOL;
 use crate::driver::{Garbage, GarbageKind};
@@ -14,12 +14,16 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+/// Something that may be left over. With a name, it is so only if the server has nothing of
+/// that name.
+pub type Suspect = (Garbage, Option<Name>);
+
 /// All that is left, and was not written to for that long. Blocks. `objects` are those that
 /// the server has.
 ///
 /// # Errors
 /// When a folder cannot be read.
-pub fn find(shared: &Shared, age: Duration, objects: &HashSet<Name>) -> Result<Vec<Garbage>> {
+pub fn find(shared: &Shared, age: Duration, objects: &HashSet<Name>) -> Result<Vec<Suspect>> {
     let staging = &shared.options.staging;
     let mut found = Vec::new();
     let mut take = |path: PathBuf, kind, name: Option<Name>| {
@@ -28,7 +32,9 @@ pub fn find(shared: &Shared, age: Duration, objects: &HashSet<Name>) -> Result<V
             && stat.is_file()
             && is_old(&stat, age)
         {
-            found.push(Garbage {
+            let is_note = path.starts_with(&shared.options.catalog);
+            let suspect = name.clone().filter(|_| is_note);
+            let garbage = Garbage {
                 kind,
                 volume_id: name.as_ref().and_then(|name| name.own_volume(staging)),
                 backup_id: name.map(|name| name.id),
@@ -36,7 +42,8 @@ pub fn find(shared: &Shared, age: Duration, objects: &HashSet<Name>) -> Result<V
                 objects: vec![path.display().to_string()],
                 bytes: stat.len(),
                 modified: stat.modified().ok(),
-            });
+            };
+            found.push((garbage, suspect));
         }
     };
     for path in list(&staging.join(SPOOL))? {
@@ -66,22 +73,41 @@ pub fn find(shared: &Shared, age: Duration, objects: &HashSet<Name>) -> Result<V
     }
     // Notes on what the server does not have (any more).
     let catalog = Catalog::read(&shared.options.catalog)?;
-    for note in catalog.notes.into_values() {
+    let notes = catalog.notes.into_values();
+    let is_ours = |note: &catalog::Note| note.is_of(&shared.options) && is_plain(&note.path);
+    for note in notes.filter(is_ours) {
         let name = Name {
             path: note.path,
             mode: note.mode,
             id: note.id,
         };
         if !objects.contains(&name) {
-            let path = note_of(shared, &name.id);
+            let path = catalog::path_of(&shared.options.catalog, &name.id);
             take(path, GarbageKind::Unfinished, Some(name));
         }
     }
     Ok(found)
 }
 
-fn note_of(shared: &Shared, id: &str) -> PathBuf {
-    shared.options.catalog.join(format!("{id}.cinderfs.json"))
+/// What a note that is to be removed is on; `None` when it is no note. Blocks.
+///
+/// # Errors
+/// When it is not known any more whose it is.
+pub fn noted(shared: &Shared, garbage: &Garbage) -> Result<Option<Name>> {
+    let folder = &shared.options.catalog;
+    let is_note = |path: &&String| Path::new(path).parent() == Some(folder.as_path());
+    let Some(path) = garbage.objects.iter().find(is_note) else {
+        return Ok(None);
+    };
+    let id = garbage.backup_id.as_deref().filter(|id| is_id(id));
+    let note = id.and_then(|id| catalog::note_of(folder, id));
+    let note = note.filter(|note| note.is_of(&shared.options));
+    let note = note.ok_or_else(|| Error::corrupt("remove", path, "it is no note that is known"))?;
+    Ok(Some(Name {
+        path: note.path,
+        mode: note.mode,
+        id: note.id,
+    }))
 }
 
 /// Removes what was found, if it still is that. Blocks.
@@ -93,7 +119,8 @@ pub fn sweep(shared: &Shared, garbage: &Garbage, objects: &HashSet<Name>) -> Res
         let path = Path::new(object);
         let is_ours =
             path.starts_with(&shared.options.staging) || path.starts_with(&shared.options.catalog);
-        let is_back = objects.iter().any(|name| note_of(shared, &name.id) == path);
+        let note_of = |name: &Name| catalog::path_of(&shared.options.catalog, &name.id);
+        let is_back = objects.iter().any(|name| note_of(name) == path);
         let is_same = fs::symlink_metadata(path)
             .and_then(|stat| stat.modified())
             .is_ok_and(|modified| Some(modified) == garbage.modified);

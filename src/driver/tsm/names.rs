@@ -51,8 +51,41 @@ impl Name {
     }
 }
 
+/// What a path that the server has told of can be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// A backup.
+    Backup(Name),
+    /// Something else that begins as the names of backups do.
+    Odd,
+    /// Somebody else's.
+    Foreign,
+}
+
+/// What a path is, for who lists what the server has.
+pub fn told(path: &str, mode: Mode, prefix: &str) -> Told {
+    if let Some(name) = Name::parse(path, mode, prefix) {
+        return Told::Backup(name);
+    }
+    // As the last part of a path, however it ends.
+    let name = path.rsplit('/').next().unwrap_or_default().trim_start();
+    let rest = name.strip_prefix(prefix);
+    match rest.is_some_and(|rest| rest.starts_with('-')) {
+        true => Told::Odd,
+        false => Told::Foreign,
+    }
+}
+
+/// Whether the client takes a path for nothing but itself.
+pub fn is_plain(path: &Path) -> bool {
+    let is_special =
+        |c: char| c.is_control() || matches!(c, '*' | '?' | '[' | ']' | '{' | '}' | '"' | '\'');
+    let text = path.to_str();
+    path.is_absolute() && text.is_some_and(|text| !text.contains(is_special))
+}
+
 /// A UUID as Cinder writes them.
-fn is_id(text: &str) -> bool {
+pub fn is_id(text: &str) -> bool {
     text.len() == 36 && uuid::Uuid::try_parse(text).is_ok()
 }
 
@@ -88,6 +121,33 @@ mod tests {
     use super::*;
 
     const ID: &str = "14557733-15c7-5293-a026-e4123a3b50c9";
+
+    #[test]
+    fn only_what_has_another_name_is_somebody_elses() {
+        let told = |path: &str| told(path, Mode::File, "backup");
+        assert!(matches!(
+            told(&format!("/srv/v/backup-{ID}")),
+            Told::Backup(_)
+        ));
+        for path in [
+            format!("/srv/v/backup-{ID} "),
+            format!("/srv/v/backup-{ID}\u{1b}"),
+            format!("/srv/v/ backup-{ID}"),
+            "/srv/v/backup-of-my-cv".into(),
+            "/srv/v/backup-".into(),
+        ] {
+            assert_eq!(told(&path), Told::Odd, "{path}");
+        }
+        for path in ["/srv/v/backup", "/srv/v/other-1", "/srv/backup-1/x", "/"] {
+            assert_eq!(told(path), Told::Foreign, "{path}");
+        }
+        assert!(is_plain(Path::new("/srv/a b/backup-1")));
+        for path in [
+            "srv/x", "/a*", "/a?", "/[a]", "{/a}/b", "/a\"", "/a'", "/a\n",
+        ] {
+            assert!(!is_plain(Path::new(path)), "{path}");
+        }
+    }
 
     #[test]
     fn names_are_taken_apart() {

@@ -1,6 +1,7 @@
 //! One object on its way to the shelf: fetched once for all who read it, and read while it
 //! is still arriving where that is safe.
 
+use super::catalog::Sent;
 use super::found::Found;
 use super::listing::Listing;
 use super::names::Name;
@@ -13,8 +14,8 @@ use sha2::{Digest as _, Sha256};
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -34,13 +35,15 @@ pub struct Part {
     /// When it was sent, as the client tells it.
     pub date: String,
     size: Size,
-    /// What it must be, if it is one of ours.
-    sha256: Option<String>,
+    /// What it must be one of, if it is one of ours.
+    sent: Vec<Sent>,
     /// Tells it from other attempts to fetch the same object.
     pub serial: u64,
     shelf: Weak<Shelf>,
     listing: Weak<Listing>,
     is_started: AtomicBool,
+    /// It was not fetched: an earlier one was, and kept.
+    was_here: AtomicBool,
     /// When something has arrived last.
     moved: Mutex<Option<Instant>>,
     state: watch::Sender<State>,
@@ -62,14 +65,25 @@ impl Part {
             name: found.name.clone(),
             date: found.date.clone(),
             size: found.size,
-            sha256: found.note.as_ref().and_then(|note| note.sha256.clone()),
+            sent: sent(found),
             serial,
+            was_here: AtomicBool::new(false),
             shelf: Arc::downgrade(shelf),
             listing: shelf.listing(),
             is_started: AtomicBool::new(false),
             moved: Mutex::default(),
             state: watch::Sender::new(State::Arriving(None)),
         })
+    }
+
+    /// Whether it would be fetched in just the same way once more.
+    pub(super) fn is_of(&self, found: &Found) -> bool {
+        self.date == found.date && self.size == found.size && self.sent == sent(found)
+    }
+
+    /// Whether it was fetched before anybody wanted it this time.
+    pub fn was_here(&self) -> bool {
+        self.was_here.load(Ordering::SeqCst)
     }
 
     /// What messages call it.
@@ -218,26 +232,41 @@ impl Part {
         }
     }
 
-    /// Of all that is read, what must be so.
+    /// Of all that is read, what must be so. Gives its sha256, if that tells.
     ///
     /// # Errors
     /// `Corrupt`.
-    pub async fn check(&self, file: &Arc<File>, size: u64) -> Result<()> {
-        let Some(wanted) = self.sha256.clone() else {
-            return Ok(());
-        };
+    pub async fn check(&self, file: &Arc<File>, size: u64) -> Result<Option<String>> {
+        if self.admits(size, None) {
+            return Ok(None);
+        }
         let file = Arc::clone(file);
         let found = blocking(move || {
             sha256(&file, size).map_err(|e| Error::io("read", "what was fetched", &e))
         })
         .await?;
-        match found == wanted {
-            true => Ok(()),
-            false => {
-                let reason = "its sha256 is not that of what was written";
-                Err(Error::corrupt("read", self.subject(), reason))
-            }
+        if self.admits(size, Some(&found)) {
+            return Ok(Some(found));
         }
+        let reason = "its sha256 is not that of what was written";
+        Err(Error::corrupt("read", self.subject(), reason))
+    }
+
+    /// Whether it may be of that size and sha256; without the latter, whether that does not
+    /// tell.
+    fn admits(&self, size: u64, sha256: Option<&str>) -> bool {
+        let is_it = |sent: &Sent| {
+            let wanted = sent.sha256.as_deref();
+            sent.size == size && (wanted.is_none() || wanted == sha256)
+        };
+        self.size.admits(size) && (self.sent.is_empty() || self.sent.iter().any(is_it))
+    }
+
+    /// What is on the shelf, if it is this.
+    fn on_shelf(&self, shelf: &Shelf) -> Option<(PathBuf, u64)> {
+        let whole = shelf.whole(&self.name, &self.date)?;
+        let is_it = self.admits(whole.size, whole.sha256.as_deref());
+        is_it.then_some((whole.path, whole.size))
     }
 
     async fn arrive(&self, shelf: &Arc<Shelf>) -> Result<(Arc<File>, u64)> {
@@ -261,7 +290,7 @@ impl Part {
         }
         fetched?;
         let failed = |e: &io::Error| Error::io("read what was fetched of", self.subject(), e);
-        let file = Arc::new(File::open(&path).map_err(|e| {
+        let file = Arc::new(open_plain(&path).map_err(|e| {
             let reason = format!("dsmc says that it is restored, and there is no file: {e}");
             Error::new(Kind::Unavailable, "fetch", self.subject(), reason)
         })?);
@@ -270,9 +299,9 @@ impl Part {
             let reason = format!("{size} bytes have come, and it has {}", self.size);
             return Err(Error::corrupt("fetch", self.subject(), reason));
         }
-        self.check(&file, size).await?;
+        let sha256 = self.check(&file, size).await?;
         let (shelf, name, date) = (Arc::clone(shelf), self.name.clone(), self.date.clone());
-        blocking(move || shelf.keep(&name, &date, size)).await?;
+        blocking(move || shelf.keep(&name, &date, size, sha256)).await?;
         drop(room);
         Ok((file, size))
     }
@@ -283,8 +312,9 @@ impl Part {
             let reason = "it was on the shelf, and is gone";
             Error::new(Kind::Unavailable, "read", self.subject(), reason).advise("try again")
         };
-        let (path, size) = shelf.whole(&self.name, &self.date).ok_or_else(gone)?;
-        let file = File::open(path).map_err(|_| gone())?;
+        let (path, size) = self.on_shelf(shelf).ok_or_else(gone)?;
+        let file = open_plain(&path).map_err(|_| gone())?;
+        self.was_here.store(true, Ordering::SeqCst);
         Ok((Arc::new(file), size))
     }
 
@@ -304,7 +334,7 @@ impl Part {
                 Err(fs::TryLockError::WouldBlock) => false,
                 Err(fs::TryLockError::Error(e)) => return Err(shelf.failed("lock a file in", &e)),
             };
-            if shelf.whole(&self.name, &self.date).is_some() {
+            if self.on_shelf(shelf).is_some() {
                 return Ok(None);
             }
             if is_ours {
@@ -342,8 +372,27 @@ impl Part {
     }
 }
 
+fn sent(found: &Found) -> Vec<Sent> {
+    found
+        .note
+        .as_ref()
+        .map_or_else(Vec::new, |note| note.sent())
+}
+
+/// Opens a regular file, and follows no link to one.
+fn open_plain(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    // A pipe must not be waited for.
+    options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = options.read(true).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is no regular file")),
+    }
+}
+
 /// A file that is removed, unless it has another name by then.
-struct Removed(std::path::PathBuf);
+struct Removed(PathBuf);
 
 impl Drop for Removed {
     fn drop(&mut self) {
@@ -387,7 +436,7 @@ impl Growth {
             return has_moved;
         }
         if self.file.is_none() {
-            self.file = File::open(path)
+            self.file = open_plain(path)
                 .ok()
                 .map(|file| (Arc::new(file), stat.ino()));
         }

@@ -48,6 +48,11 @@ pub struct Row {
     pub is_joined: bool,
 }
 
+/// Whether there is a table, whatever is in it.
+pub fn has_table(text: &str) -> bool {
+    text.lines().any(is_ruler)
+}
+
 /// The rows of a table.
 ///
 /// # Errors
@@ -135,7 +140,8 @@ fn row(line: &str, is_joined: bool) -> Option<Row> {
         size: size(line)?,
         date: format!("{date} {clock}"),
         is_active: *active == "A",
-        path: line.get(*start..)?.to_owned(),
+        // Some pad their rows.
+        path: line.get(*start..)?.trim_end().to_owned(),
         is_joined,
     })
 }
@@ -161,7 +167,11 @@ fn size(line: &str) -> Option<Size> {
     // A narrow space counts as white space, and stands between thousands.
     let (mut digits, mut unit) = (number.to_owned(), None);
     for word in words {
-        if word.starts_with(|c: char| c.is_ascii_digit()) && word.len() >= 3 && !is_day(word) {
+        let is_thousands = word.get(..3).is_some_and(|digits| {
+            let mark = word.get(3..4).unwrap_or(".");
+            digits.bytes().all(|byte| byte.is_ascii_digit()) && matches!(mark, "." | ",")
+        });
+        if is_thousands && number.len() <= 3 && !is_day(word) {
             digits.push_str(word);
             continue;
         }
@@ -173,8 +183,11 @@ fn size(line: &str) -> Option<Size> {
         "MB" => 20,
         "GB" => 30,
         "TB" => 40,
+        "PB" => 50,
+        "B" => return plain_number(&digits).map(Size::Exact),
         // The older layout has no unit.
-        _ => return plain_number(&digits).map(Size::Exact),
+        word if is_day(word) => return plain_number(&digits).map(Size::Exact),
+        _ => return None,
     };
     about(&digits, shift)
 }
@@ -277,6 +290,10 @@ mod tests {
                 "{text}: {size:?}"
             );
         }
+        for text in ["1 XB", "1 MiB", "1 b", "4096 512 B"] {
+            let row = format!("  {text}  2026-11-21 12:00:00 S A /x\n");
+            assert!(rows(&row).is_err(), "{text}");
+        }
         assert!(!size("1.00 MB").admits(1 << 21));
         assert!(!size("1,500 KB").admits(1536));
     }
@@ -293,6 +310,12 @@ mod tests {
         let details =
             format!("{row}\n         Modified: 2026-11-21 12:00:00  Accessed: x\n{row}\n");
         assert_eq!(rows(&details).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn what_pads_a_row_is_not_part_of_its_name() {
+        let row = one("  1 B 2026-11-21 12:00:00 S A /srv/backup-7 \t  \n");
+        assert_eq!(row.path, "/srv/backup-7");
     }
 
     #[test]

@@ -38,8 +38,21 @@ struct Note {
     date: String,
     /// In bytes.
     size: u64,
+    /// Of all of it, in hexadecimal digits, if it was looked at.
+    #[serde(default)]
+    sha256: Option<String>,
     /// When its file was last touched, as the kernel counts it: nobody has since.
     touched: (i64, i64),
+}
+
+/// A whole object that is on the shelf.
+#[derive(Debug)]
+pub(super) struct Whole {
+    pub path: PathBuf,
+    /// In bytes.
+    pub size: u64,
+    /// Of all of it, if it was looked at.
+    pub sha256: Option<String>,
 }
 
 /// See the module's page.
@@ -107,7 +120,7 @@ impl Shelf {
             .retain(|_, part| Arc::strong_count(part) > 1 || part.is_arriving());
         let key = found.name.key();
         if let Some(part) = parts.known.get(&key)
-            && part.date == found.date
+            && part.is_of(found)
             && !part.has_failed()
         {
             return Arc::clone(part);
@@ -126,11 +139,11 @@ impl Shelf {
 
     /// The size of an object, if all of it is here.
     pub fn staged_size(&self, name: &Name, date: &str) -> Option<u64> {
-        self.whole(name, date).map(|(_, size)| size)
+        self.whole(name, date).map(|whole| whole.size)
     }
 
-    /// A whole object, and its size in bytes.
-    pub(super) fn whole(&self, name: &Name, date: &str) -> Option<(PathBuf, u64)> {
+    /// A whole object.
+    pub(super) fn whole(&self, name: &Name, date: &str) -> Option<Whole> {
         let key = name.key();
         let text = fs::read(self.path(&key, NOTE)).ok()?;
         let note: Note = serde_json::from_slice(&text).ok()?;
@@ -140,14 +153,24 @@ impl Shelf {
             .ok()
             .filter(fs::Metadata::is_file)?;
         let is_whole = stat.len() == note.size && touched(&stat) == note.touched;
-        (is_it && is_whole).then_some((path, note.size))
+        (is_it && is_whole).then_some(Whole {
+            path,
+            size: note.size,
+            sha256: note.sha256,
+        })
     }
 
     /// All of it has arrived, and is as it should be: it is here from now on.
     ///
     /// # Errors
     /// When it cannot be kept.
-    pub(super) fn keep(&self, name: &Name, date: &str, size: u64) -> Result<PathBuf> {
+    pub(super) fn keep(
+        &self,
+        name: &Name,
+        date: &str,
+        size: u64,
+        sha256: Option<String>,
+    ) -> Result<PathBuf> {
         let key = name.key();
         let mut note = Note {
             id: name.id.clone(),
@@ -155,6 +178,7 @@ impl Shelf {
             mode: name.mode,
             date: date.to_owned(),
             size,
+            sha256,
             touched: (0, 0),
         };
         let (arrived, whole) = (self.path(&key, ARRIVING), self.path(&key, WHOLE));

@@ -17,6 +17,10 @@ pub const NO_LVM: u32 = 1213;
 const WRONG_PASSWORD: u32 = 1051;
 /// An option that this client, or its server, does not know.
 const UNKNOWN_OPTION: u32 = 1107;
+/// A question cannot be put so: it needs a name, or a name of another kind.
+const NOT_SO: [u32; 4] = [1063, 1079, 1081, UNKNOWN_OPTION];
+/// Messages that are about the server, the node or its options, whatever was asked.
+const OF_SESSION: [u32; 6] = [1017, 1025, WRONG_PASSWORD, 1330, 1035, 1217];
 
 /// Something that the client said, with a number.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,22 +101,22 @@ pub fn refuses_option(ended: &Ended) -> bool {
         .any(|message| message.number == UNKNOWN_OPTION)
 }
 
-/// Whether the client does not take a question as it was put, as far as nothing else is
-/// known to be wrong.
+/// Whether the client does not take a question as it was put, and says nothing else.
 pub fn refuses_question(ended: &Ended) -> bool {
-    // Connection, leave to log in, a restore that waits, options.
-    const KNOWN: [u32; 6] = [1017, 1025, WRONG_PASSWORD, 1330, 1035, 1217];
     let messages = messages(&ended.text);
-    let is_bad =
-        |message: &&Message| message.number == WRONG_PASSWORD || matches!(message.class, 'E' | 'S');
     let mut bad = messages
         .iter()
-        .filter(is_bad)
-        .filter(|message| !NOTHING.contains(&message.number))
+        .filter(|message| message.class != 'I' || message.number == WRONG_PASSWORD)
         .peekable();
     ended.end == End::Exit(12)
         && bad.peek().is_some()
-        && bad.all(|message| message.class == 'E' && !KNOWN.contains(&message.number))
+        && bad.all(|message| message.class == 'E' && NOT_SO.contains(&message.number))
+}
+
+/// Whether whatever is asked next would fail in the same way.
+pub fn is_of_session(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Denied | Kind::TimedOut)
+        || head(error.reason()).is_some_and(|(number, _)| OF_SESSION.contains(&number))
 }
 
 /// Judges what one object, or one question, has come to. `allowed` are warnings that mean
@@ -161,20 +165,29 @@ pub fn judge(op: &'static str, subject: &str, ended: &Ended, allowed: &[u32]) ->
             );
         }
     }
-    if messages
-        .iter()
-        .any(|message| NOTHING.contains(&message.number))
-    {
-        return Ok(Verdict::Nothing);
-    }
     let End::Exit(code) = ended.end else {
         return fail(Kind::Unavailable, "dsmc has not ended".into());
     };
-    let warnings: Vec<&Message> = messages.iter().filter(|m| m.class != 'I').collect();
+    let is_nothing = |message: &Message| NOTHING.contains(&message.number);
+    let warnings: Vec<&Message> = messages
+        .iter()
+        .filter(|message| message.class != 'I' && !is_nothing(message))
+        .collect();
+    // "There is none" counts only if nothing else is said.
+    if messages.iter().any(is_nothing)
+        && matches!(code, 0 | 8 | 12)
+        && warnings
+            .iter()
+            .all(|message| HARMLESS.contains(&message.number))
+    {
+        return Ok(Verdict::Nothing);
+    }
     let is_fine = |message: &&Message| {
         allowed.contains(&message.number) || HARMLESS.contains(&message.number)
     };
-    if code == 0 || code == 8 && !warnings.is_empty() && warnings.iter().all(is_fine) {
+    let is_silent = !messages.iter().any(is_nothing);
+    if is_silent && (code == 0 || code == 8 && !warnings.is_empty() && warnings.iter().all(is_fine))
+    {
         return Ok(Verdict::Done);
     }
     let odd = warnings.iter().find(|message| !is_fine(message));
@@ -252,6 +265,12 @@ mod tests {
         assert_eq!(verdict(8, none).unwrap(), Verdict::Nothing);
         assert_eq!(verdict(0, none).unwrap(), Verdict::Nothing);
         assert_eq!(verdict(8, "ANS1213W not LVM").unwrap(), Verdict::Done);
+        let again = format!("ANS1809W lost\nANS1810E again\n{none}");
+        assert_eq!(verdict(12, &again).unwrap(), Verdict::Nothing);
+        for (code, also) in [(8, "ANS1999W odd"), (0, "ANS1213W odd"), (4, ""), (99, "")] {
+            let error = verdict(code, &format!("{none}\n\n{also}")).unwrap_err();
+            assert!(error.to_string().contains(also), "{code} {also}: {error}");
+        }
         for (code, text, kind, said) in [
             (0, "ANS1017E Session rejected", Kind::Unavailable, "reached"),
             (8, "ANS1025E no", Kind::Denied, "backup_tsm_password"),
@@ -272,6 +291,29 @@ mod tests {
             assert_eq!(error.kind(), kind, "{error}");
             assert!(error.to_string().contains(said), "{error}");
         }
+    }
+
+    #[test]
+    fn only_what_says_so_means_that_images_have_names() {
+        let refused = |text: &str| refuses_question(&ended(12, text));
+        assert!(refused("ANS1079E No file specification entered"));
+        assert!(refused("ANS1107E Invalid option/value"));
+        for text in [
+            "ANS1999E odd",
+            "ANS1079E none\nANS1999E odd",
+            "ANS1079E none\nANS1999W odd",
+            "ANS1051I wrong\nANS1079E none",
+            "ANS1017E down",
+            "ANS1092W none",
+            "",
+        ] {
+            assert!(!refused(text), "{text}");
+        }
+        assert!(!refuses_question(&ended(8, "ANS1079E none")));
+        let error = |text: &str| verdict(12, text).unwrap_err();
+        assert!(is_of_session(&error("ANS1017E down")));
+        assert!(is_of_session(&error("ANS1025E no")));
+        assert!(!is_of_session(&error("ANS1999E odd")));
     }
 
     #[test]

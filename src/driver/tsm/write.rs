@@ -1,7 +1,7 @@
 //! A backup in the making: spooled whole, then sent by the client under a name of its own,
 //! and only a backup once the server says that it has it.
 
-use super::catalog::{self, Note, micros};
+use super::catalog::{self, Note, Owner, micros};
 use super::client::Mode;
 use super::found::{Found, SERVICE, new_generation, service_metadata};
 use super::names::{DEVICES, Name};
@@ -23,11 +23,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Below the folder of stages: what is being written.
 pub const SPOOL: &str = ".spool";
 /// How the image is cut up on its way into the spool, in bytes.
 const CHUNK: u64 = 4 << 20;
+/// Between two of one name, so that their dates differ: the server counts seconds.
+const APART: Duration = Duration::from_millis(1100);
 /// What is written at a time; so much that is zero becomes a hole.
 const PIECE: usize = 256 << 10;
 
@@ -54,7 +57,11 @@ pub struct SpooledSink {
 struct Sent {
     /// The server may have something of that name.
     is_tried: bool,
+    /// It may have something else than what was published.
+    is_unsure: bool,
     published: Option<Found>,
+    /// When something was sent last: what is sent in the same second has the same date.
+    at: Option<Instant>,
 }
 
 /// A link that goes, whatever happens, and its folder if nothing else is in it.
@@ -187,7 +194,32 @@ impl SpooledSink {
             modified: description.modified.and_then(micros),
             size,
             sha256,
+            candidates: Vec::new(),
+            owner: Some(Owner::of(&self.shared.options)),
         }
+    }
+
+    /// What the server may have instead of what is about to be sent.
+    async fn candidates(&self, sent: &Sent, note: &Note) -> Vec<catalog::Sent> {
+        let newest = note.sent();
+        let mut all: Vec<catalog::Sent> = Vec::new();
+        let folder = self.shared.options.catalog.clone();
+        let id = note.id.clone();
+        // With all that was tried in vain.
+        let kept = match sent.is_tried {
+            true => blocking(move || Ok(catalog::note_of(&folder, &id))).await,
+            false => Ok(None),
+        };
+        let published = sent.published.as_ref();
+        let published = published.and_then(|found| found.note.clone());
+        for note in kept.ok().flatten().into_iter().chain(published) {
+            for one in note.sent() {
+                if !all.contains(&one) && !newest.contains(&one) {
+                    all.push(one);
+                }
+            }
+        }
+        all
     }
 
     async fn keep(&self, note: Note) -> Result<()> {
@@ -196,7 +228,34 @@ impl SpooledSink {
     }
 
     /// Sends what is in the spool, and asks for it.
-    async fn send(&self, size: u64, before: Option<&Found>) -> Result<String> {
+    async fn send(&self, size: u64, sent: &mut Sent) -> Result<String> {
+        if let Some(at) = sent.at {
+            tokio::time::sleep(APART.saturating_sub(at.elapsed())).await;
+        }
+        // What was there before is no success.
+        let before: Vec<String> = match &sent.published {
+            Some(found) if !sent.is_unsure => vec![found.date.clone()],
+            _ if sent.is_tried => {
+                let rows = self.versions().await?;
+                rows.into_iter().map(|row| row.date).collect()
+            }
+            _ => Vec::new(),
+        };
+        sent.is_tried = true;
+        sent.is_unsure = true;
+        sent.at = Some(Instant::now());
+        let done = self.send_now(size, &before).await;
+        sent.at = Some(Instant::now());
+        done
+    }
+
+    /// All that the server has under the name.
+    async fn versions(&self) -> Result<Vec<Row>> {
+        let name = self.name();
+        self.shared.client.versions(&name.path, name.mode).await
+    }
+
+    async fn send_now(&self, size: u64, before: &[String]) -> Result<String> {
         let spool = self.device.get().map_or(&self.spool, |(device, _)| device);
         let (spool, path) = (spool.clone(), self.name().path.clone());
         let link = blocking(move || {
@@ -218,10 +277,7 @@ impl SpooledSink {
         let Some(row) = rows.into_iter().find(is_it) else {
             return missing("dsmc says that it was sent, and the server does not have it");
         };
-        if let Some(before) = before
-            && before.date == row.date
-            && !is_counted
-        {
+        if before.contains(&row.date) && !is_counted {
             return missing("the server has what was sent before, and nothing newer");
         }
         Ok(row.date)
@@ -369,30 +425,41 @@ impl BackupSink for SpooledSink {
                 return Err(e);
             }
         };
-        // First, so that what the server has never lacks its name.
-        let send = async {
-            self.keep(note.clone()).await?;
-            sent.is_tried = true;
-            self.send(size, before.as_ref()).await
+        // First, so that what the server has never lacks its name; and with what it may have
+        // had, for until it says what it has now it may be either.
+        let both = Note {
+            candidates: self.candidates(&sent, &note).await,
+            ..note.clone()
         };
-        match send.await {
+        let done = async {
+            self.keep(both.clone()).await?;
+            self.send(size, &mut sent).await
+        };
+        match done.await {
             Ok(date) => {
-                let found = self.found(&note, date);
+                sent.is_unsure = false;
+                let mut found = self.found(&note, date);
+                if !both.candidates.is_empty()
+                    && let Err(e) = self.keep(note).await
+                {
+                    tracing::warn!("{e}");
+                    found.note = Some(both);
+                }
+                self.shared.shelf.forget(&self.name().key());
                 self.shared.listing.put(found.clone());
                 sent.published = Some(found.clone());
                 Ok(found.backup)
             }
             Err(e) => {
                 self.is_changed.store(true, Ordering::SeqCst);
-                let folder = self.shared.options.catalog.clone();
-                let old = before.and_then(|found| found.note);
-                let id = self.file_name.id.clone();
-                let undone = blocking(move || match old {
-                    Some(note) => catalog::keep(&folder, &note),
-                    None => catalog::forget(&folder, &id),
-                });
-                if let Err(e) = undone.await {
-                    tracing::warn!("{e}");
+                // The note stays: it goes with the object, once that is known to be gone.
+                if let Some(found) = &sent.published {
+                    let note = Some(both);
+                    let found = Found {
+                        note,
+                        ..found.clone()
+                    };
+                    self.shared.listing.put(found);
                 }
                 Err(e)
             }
@@ -400,8 +467,23 @@ impl BackupSink for SpooledSink {
     }
 
     async fn revert(&self) -> Result<()> {
-        // Whatever may have been sent since stands in for what was published: its note tells
-        // the one from the other.
+        let mut sent = self.sent.lock().await;
+        let Some(found) = sent.published.clone().filter(|_| sent.is_unsure) else {
+            return Ok(());
+        };
+        // What was sent since, if the server has it, stands in for what was published.
+        let rows = self.versions().await?;
+        let is_it = |row: &Row| row.is_active && row.date == found.date;
+        if !rows.iter().any(is_it) || rows.iter().filter(|row| row.is_active).count() != 1 {
+            self.shared.listing.expire();
+            let reason = "the server has something else than what was published before";
+            return Err(tsm_error("revert", self.name(), reason));
+        }
+        if let Some(note) = found.note.clone() {
+            self.keep(note).await?;
+        }
+        sent.is_unsure = false;
+        self.shared.listing.put(found);
         Ok(())
     }
 
