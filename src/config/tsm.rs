@@ -27,6 +27,8 @@ pub struct Tsm {
     /// The client compresses what it sends.
     pub compression: bool,
     /// The client: a path, or a name that is looked for in `PATH`.
+    /// A script in its place must end with `exec`: only the process that was started, and
+    /// not one that it started, is certain to end with this program.
     pub dsmc: PathBuf,
     /// Its option file, instead of the one that it finds by itself.
     pub option_file: Option<PathBuf>,
