@@ -100,7 +100,10 @@ expect() {
 
 gone() {
     "$dsmc" query backup -inactive -subdir=yes "${options[@]}" "$folder/*" </dev/null >"$folder/out" 2>&1
-    ! grep -q "$folder/source/" "$folder/out"
+    # A question that has failed tells nothing.
+    grep -qE '^ANS(1092|1302|1345|4000)[A-Z]' "$folder/out" &&
+        ! grep -E '^ANS[0-9]{4}[ES]' "$folder/out" | grep -qvE '^ANS(1302|1345|4000)' &&
+        ! grep -q "$folder/source/" "$folder/out"
 }
 
 clean_up() {
