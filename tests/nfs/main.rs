@@ -16,7 +16,7 @@ use std::time::Duration;
 
 const LONGEST: Duration = Duration::from_secs(2400);
 
-/// About half of it: a machine that is not needed for as long is looked at sooner.
+/// About half of the time that all of it takes: a failure there is told without the rest.
 const HALF: [&str; 4] = [
     "cases::cinders_version",
     "cases::ganesha",

@@ -11,14 +11,13 @@ use super::target::Target;
 use super::witness::leads_to;
 use super::writing::Sign;
 use crate::config::Incremental;
+use crate::driver::dependents::no_parent;
 use crate::driver::{Backup, Basis};
 use crate::error::{Error, Kind, Result};
 use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How many unfit backups are named to the user.
-const REASONS: usize = 3;
 /// Why a backup is not fit for the moment.
 const IN_USE: &str = "is still being written, or being deleted";
 /// A program that was ended at once counts as one that uses its images for half a minute.
@@ -133,19 +132,7 @@ async fn newest(shared: &Shared, volume_id: &str) -> Result<Found> {
         }
         reasons.push(format!("{} {reason}", found.backup.id));
     }
-    let reason = match reasons.len() {
-        0 => "the volume has no backup that it could be built on".to_owned(),
-        count => {
-            reasons.truncate(REASONS);
-            let more = match count - reasons.len() {
-                0 => String::new(),
-                more => format!(" (and {more} more)"),
-            };
-            format!("no backup can be its parent: {}{more}", reasons.join("; "))
-        }
-    };
-    let subject = format!("volume {volume_id} incrementally");
-    Err(Error::new(Kind::Invalid, "back up", subject, reason).advise(advice))
+    Err(no_parent(volume_id, reasons, advice))
 }
 
 /// Why a backup cannot be a parent.
