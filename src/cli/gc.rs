@@ -181,6 +181,7 @@ fn kind_name(kind: GarbageKind) -> &'static str {
         GarbageKind::Unfinished => "unfinished",
         GarbageKind::Stray => "stray",
         GarbageKind::Staged => "staged",
+        GarbageKind::Head => "head",
     }
 }
 

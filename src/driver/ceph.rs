@@ -9,6 +9,7 @@
 
 mod catalog;
 mod changes;
+mod cinders;
 mod cluster;
 mod completion;
 mod content;

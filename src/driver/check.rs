@@ -39,6 +39,8 @@ pub enum GarbageKind {
     Stray,
     /// Half-written, under a name that only the store itself knows.
     Staged,
+    /// What an unfinished backup has left where Cinder would build its next one on it.
+    Head,
 }
 
 /// Something in a store that belongs to no finished backup.

@@ -1,8 +1,11 @@
-//! What must stay, for others are built on it.
+//! What is built on what: what must stay for that, and what cannot be built.
 
 use super::Backup;
 use crate::error::{Error, Kind, Result};
 use std::sync::Arc;
+
+/// How many unfit backups are named to the user.
+const REASONS: usize = 3;
 
 /// Refuses to delete what another backup is built on, or may be: one whose metadata
 /// cannot be read does not tell.
@@ -36,4 +39,22 @@ pub fn refuse_if_built_on(backup: &Backup, others: &[Arc<Backup>]) -> Result<()>
         ),
         _ => Ok(()),
     }
+}
+
+/// That there is nothing to build an increment on: what keeps each backup of the volume from
+/// it, of which the first few are told.
+pub fn no_parent(volume_id: &str, mut reasons: Vec<String>, advice: &'static str) -> Error {
+    let reason = match reasons.len() {
+        0 => "the volume has no backup that it could be built on".to_owned(),
+        count => {
+            reasons.truncate(REASONS);
+            let more = match count - reasons.len() {
+                0 => String::new(),
+                more => format!(" (and {more} more)"),
+            };
+            format!("no backup can be its parent: {}{more}", reasons.join("; "))
+        }
+    };
+    let subject = format!("volume {volume_id} incrementally");
+    Error::new(Kind::Invalid, "back up", subject, reason).advise(advice)
 }

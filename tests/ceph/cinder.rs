@@ -3,10 +3,11 @@
 
 use crate::common::ceph::{Ceph, Pool};
 use crate::common::judge::{CINDER, Judge, Row};
-use crate::common::mount::{Lab, Mount, command, names, run, xattr};
+use crate::common::mount::{Lab, Mount, command, names, output, run, wait_for, xattr};
 use crate::model::{GIB, MIB, Model, check_equal, check_sparse, shown};
-use crate::writing::{copy_in, copy_of, punch, scribble, sparse};
+use crate::writing::{copy_in, copy_of, gc, punch, scribble, sparse};
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -205,6 +206,80 @@ fn what_we_write_cinder_restores() {
     assert_eq!(names(&folder), ["first.img"]);
     judge.delete(&parent.id);
     assert!(pool.images().is_empty());
+}
+
+/// What we leave behind when we are ended at once in the middle of an increment must not become
+/// a part of Cinder's next one.
+#[test]
+fn increments_that_were_broken_off_on_cinders_chain() {
+    let Some(ceph) = Ceph::shared() else { return };
+    let (pool, volumes) = (ceph.pool(), ceph.pool());
+    let Some((lab, mut judge)) = start(ceph, &pool, "") else {
+        return;
+    };
+    let volume = new_volume();
+    let image = format!("volume-{volume}");
+    let mut model = Model::new(&volumes, &lab.path(""), &image, GIB, &[]);
+    model.write(0..9 * MIB);
+    judge.rbd_volume(&volume, &volumes.name, 1);
+    let full = judge.full(&volume, "full", "");
+    let first = model.copy("first");
+    let base = pool.images().remove(0);
+    let export = || {
+        let path = lab.path("head");
+        let _ = fs::remove_file(&path);
+        pool.rbd(&["export", "--no-progress", &base, path.to_str().unwrap()]);
+        path
+    };
+    let is_first = |path: &Path| {
+        let mut compare = command("cmp", &[path, &first]);
+        output(&mut compare).status.success()
+    };
+    // One that is given up goes back by itself.
+    let mount = lab.mount();
+    let file = File::create_new(mount.volume(&volume).join(".incremental/a.img")).unwrap();
+    file.write_all_at(&[7; 1 << 20], 20 * MIB).unwrap();
+    fs::remove_file(mount.volume(&volume).join("a.img")).unwrap();
+    drop(file);
+    wait_for("it is given back", || {
+        !pool.rbd(&["image-meta", "ls", &base]).contains("cinderfs") && is_first(&export())
+    });
+    // One that is ended does not, and is found.
+    let pipe = lab.path("pipe");
+    run(&mut command("mkfifo", &[&pipe]));
+    let to = mount.volume(&volume).join(".incremental/lost.img");
+    let mut writer = std::process::Command::new("dd")
+        .args(["bs=1M", "status=none"])
+        .arg(format!("if={}", pipe.display()))
+        .arg(format!("of={}", to.display()))
+        .spawn()
+        .unwrap();
+    let mut feed = File::options().write(true).open(&pipe).unwrap();
+    feed.write_all(&vec![9; 64 << 20]).unwrap();
+    wait_for("it has begun", || !is_first(&export()));
+    mount.crash();
+    drop(feed);
+    writer.wait().unwrap();
+    wait_for("it is garbage", || {
+        gc(&lab, &[]) == [("head".into(), "found".into())]
+    });
+    let mount = lab.mount();
+    check(&mount, &full, &first);
+    wait_for("it is told", || {
+        lab.log().contains("left changed by an unfinished backup")
+    });
+    let removed = gc(&lab, &["--delete"]);
+    assert_eq!(removed, [("head".into(), "removed".into())]);
+    assert_eq!(gc(&lab, &[]), []);
+    assert!(is_first(&export()));
+    drop(mount);
+    model.write(8 * MIB..8 * MIB + 100);
+    let next = judge.increment(&volume, "next", "");
+    let second = model.copy("second");
+    let mount = lab.mount();
+    check(&mount, &full, &first);
+    check(&mount, &next, &second);
+    check_restored(&lab, &mut judge, &volumes, &next, &second);
 }
 
 /// Ours between those of Cinder, which does not know of it: all are right.

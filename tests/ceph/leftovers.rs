@@ -2,9 +2,34 @@
 //! what only looks like it stays.
 
 use crate::common::ceph::Ceph;
-use crate::common::mount::{Lab, names};
-use crate::model::{MIB, VOLUME, backup, check_equal, snap};
+use crate::common::mount::{Lab, errno, names};
+use crate::model::{MIB, Model, VOLUME, backup, check_equal, shown, snap};
 use crate::writing::{copy_in, gc, snaps, sparse, told, verify};
+use std::fs::File;
+
+/// Cinder would write to such an image while we do: nothing is built on it.
+#[test]
+fn images_without_locks_get_no_increments() {
+    let Some(ceph) = Ceph::shared() else { return };
+    let pool = ceph.pool();
+    let lab = Lab::on_ceph(&pool, "incremental = auto\n");
+    let image = format!("volume-{VOLUME}.backup.{}", backup(1));
+    let options = ["--image-feature", "layering"];
+    let mut model = Model::new(&pool, &lab.path(""), &image, 16 * MIB, &options);
+    model.write(0..MIB);
+    let first = model.snap(&snap(1, 0));
+    let mount = lab.mount();
+    let volume = mount.volume(VOLUME);
+    let made = File::create_new(volume.join(".incremental/a.img"));
+    assert_eq!(errno(made), libc::EINVAL);
+    assert!(lab.log().contains("rbd feature enable"), "{}", lab.log());
+    // Where it may be a full one, it becomes one.
+    copy_in(&first, &volume.join("b.img"));
+    check_equal(&volume.join("b.img"), &first);
+    assert_eq!(pool.images().len(), 2);
+    assert!(!pool.rbd(&["image-meta", "ls", &image]).contains("cinderfs"));
+    check_equal(&shown(&mount, &backup(1)), &first);
+}
 
 #[test]
 fn left_overs_of_every_kind() {

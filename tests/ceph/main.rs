@@ -10,6 +10,7 @@ mod faults;
 mod layouts;
 mod leftovers;
 mod model;
+mod rbd_chains;
 mod rbd_source;
 mod write_faults;
 mod writing;

@@ -53,6 +53,30 @@ impl<'a> Model<'a> {
         }
     }
 
+    /// A clone of it as it is now, in the same pool.
+    pub fn clone_as(&self, image: &str) -> Self {
+        let snap = format!("{}@parent-of-{image}", self.image);
+        for words in [
+            &["snap", "create", "--no-progress"][..],
+            &["snap", "protect"],
+        ] {
+            self.pool.rbd(&[words, &[snap.as_str()]].concat());
+        }
+        // What it becomes does not go by `--pool`.
+        let pool = self.pool.name.as_str();
+        self.pool.rbd(&["clone", "--dest-pool", pool, &snap, image]);
+        let file = self.file.with_file_name(image);
+        run(command("cp", &["--sparse=always"])
+            .arg(&self.file)
+            .arg(&file));
+        Self {
+            pool: self.pool,
+            image: image.to_owned(),
+            file,
+            seed: self.seed + 1000,
+        }
+    }
+
     /// Writes random bytes into both.
     pub fn write(&mut self, range: Range<u64>) {
         let length = usize::try_from(range.end - range.start).unwrap();

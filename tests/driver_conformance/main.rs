@@ -292,7 +292,8 @@ every_driver! {
     glusterfs: Place::glusterfs();
 }
 
-/// Where backups are images, and not objects in Cinder's chunked format.
+/// Where backups are images, and not objects in Cinder's chunked format. What was published as
+/// an increment stays one there, and what another program may be writing cannot be renamed.
 mod ceph {
     use super::*;
 
@@ -300,9 +301,7 @@ mod ceph {
         writing::refuses_what_is_incomplete
         writing::discards
         incremental_content::a_smaller_image_is_no_increment
-        incremental_content::a_smaller_image_may_grow_again
         incremental_parents::a_chain_is_no_longer_than_it_may_be
-        incremental_parents::a_parent_may_be_renamed_meanwhile
         incremental_parents::a_parent_stays_while_its_child_is_written
         incremental_parents::a_child_of_what_was_just_published
         incremental_writing::what_was_published_stays_after_a_revert

@@ -60,15 +60,6 @@ mod version_3 {
     }
 }
 
-mod version_3_soft {
-    use super::*;
-
-    on_a_share! { in the machine, Nfs::mounted_with("vers=3,soft,timeo=10,retrans=1");
-        faults::a_server_that_goes_in_mid_restore
-        faults::a_server_that_goes_in_mid_backup
-    }
-}
-
 /// Two mounts with all between them that two machines have.
 mod two_machines {
     use super::*;

@@ -14,10 +14,9 @@ mod share_cases;
 
 use std::time::Duration;
 
-/// Most of the time it waits for a server that is gone: so there are two machines at a time.
 const LONGEST: Duration = Duration::from_secs(2400);
 
-/// Half of the time.
+/// About half of the time that all of it takes: a failure there is told without the rest.
 const HALF: [&str; 4] = [
     "cases::cinders_version",
     "cases::ganesha",

@@ -6,7 +6,7 @@
 use super::cluster::Pool;
 use super::failure::{Deadline, timed_out};
 use super::session::Session;
-use super::summary::{Found, look};
+use super::summary::{Found, HeadState, look};
 use crate::driver::Backup;
 use crate::error::{Error, Kind, Result};
 use crate::format::BaseName;
@@ -59,6 +59,7 @@ struct Volume {
 struct Known {
     version: u64,
     found: Vec<Found>,
+    head: HeadState,
 }
 
 impl Catalog {
@@ -314,16 +315,30 @@ async fn look_again(
         "" => 0,
         id => pool.version(&format!("rbd_header.{id}"), deadline).await?,
     };
-    // Whether somebody writes to an image without snapshots does not show in its version.
+    // Whether somebody writes to an image does not show in its version.
     let holds = |known: &Known| {
         let is_snap = |found: &Found| found.place.snap.is_some();
-        known.version == version && !id.is_empty() && known.found.iter().any(is_snap)
+        let is_well = known.head != HeadState::InUse;
+        known.version == version && is_well && !id.is_empty() && known.found.iter().any(is_snap)
     };
     match known {
         Some(known) if holds(&known) => Ok(known),
-        _ => {
-            let found = look(session, pool, name, deadline).await?;
-            Ok(Known { version, found })
+        known => {
+            let (found, head) = look(session, pool, name, deadline).await?;
+            let was_left = known.is_some_and(|known| known.head == HeadState::Left);
+            if head == HeadState::Left && !was_left {
+                tracing::warn!(
+                    "the image {} was left changed by an unfinished backup: the next incremental \
+                     backup that Cinder makes in it will be wrong, until `cinderfs gc --delete` \
+                     has mended that",
+                    name.image()
+                );
+            }
+            Ok(Known {
+                version,
+                found,
+                head,
+            })
         }
     }
 }

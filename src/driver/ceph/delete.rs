@@ -42,28 +42,39 @@ pub async fn delete(shared: &Shared, backup: &Backup) -> Result<()> {
                 );
                 tokio::time::sleep(DELAY).await;
             }
-            Done::InUse => {
-                let subject = format!("backup {}", backup.id);
-                let reason = "other programs have its image open, or have had until a moment ago";
-                return Err(Error::new(Kind::Dependents, "delete", subject, reason)
-                    .advise("see `rbd status` for who that is, and try again"));
-            }
+            Done::InUse => return Err(in_use(&backup.id)),
             Done::Withdrawn => return Ok(()),
             Done::Gone(left) => break left,
         }
     };
     shared.catalog.changed(&backup.volume_id).await;
     let clear = async {
-        if let Some(image) = left {
-            clear_away(shared, &image).await?;
+        if let Some((from, to)) = left
+            && !clear_away(shared, &to).await?
+        {
+            // Somebody has opened it just before, and may be about to make a backup in it.
+            rename(shared, &to, &from).await?;
+            return Err(in_use(&backup.id));
         }
         remove_metadata(shared, &backup.id).await
     };
-    if let Err(e) = clear.await {
+    let cleared = clear.await;
+    shared.catalog.changed(&backup.volume_id).await;
+    if let Err(e) = cleared {
+        if e.kind() == Kind::Dependents {
+            return Err(e);
+        }
         let id = &backup.id;
         tracing::warn!("backup {id} is deleted, but parts of it are left: {e}");
     }
     Ok(())
+}
+
+fn in_use(id: &str) -> Error {
+    let subject = format!("backup {id}");
+    let reason = "other programs have its image open, or have had until a moment ago";
+    Error::new(Kind::Dependents, "delete", subject, reason)
+        .advise("see `rbd status` for who that is, and try again")
 }
 
 /// What came of a try.
@@ -72,8 +83,9 @@ enum Done {
     InUse,
     /// It is being written here, and who writes it clears it away.
     Withdrawn,
-    /// The backup does not exist any more; this image is left of it.
-    Gone(Option<String>),
+    /// The backup does not exist any more; this image is left of it: what it was called, and
+    /// what it is called now.
+    Gone(Option<(String, String)>),
 }
 
 /// Removes what Cinder has noted of the volume.
@@ -116,8 +128,10 @@ pub async fn withdraw(shared: &Shared, backup: &Backup) -> Result<()> {
 
 /// Makes it be no backup any more.
 async fn try_delete(shared: &Shared, backup: &Backup) -> Result<Done> {
-    let _alone = shared.writing.delete().await;
+    let alone = shared.writing.delete().await;
     if let Some(sink) = shared.writing.sink_of(&backup.id) {
+        // It may take long until nothing is written to it.
+        drop(alone);
         sink.withdraw().await?;
         return Ok(Done::Withdrawn);
     }
@@ -140,14 +154,19 @@ async fn try_delete(shared: &Shared, backup: &Backup) -> Result<Done> {
         other => other?,
     };
     let (id, image_id) = (backup.id.clone(), place.image_id.clone());
-    let look_and_remove = move || remove_from(&image, &id, image_id.as_deref());
+    let look_and_remove = move || {
+        let left = remove_from(&image, &id, image_id.as_deref())?;
+        Ok((left, image))
+    };
     let run = session.threads.run(
         "delete the backup in",
         &place.image,
         session.deadline(),
         look_and_remove,
     );
-    match run.await? {
+    // Nobody else locks it until it is called something else.
+    let (left, held) = run.await?;
+    match left {
         Left::InUse => Ok(Done::InUse),
         Left::Others => Ok(Done::Gone(None)),
         Left::Nothing => {
@@ -161,10 +180,13 @@ async fn try_delete(shared: &Shared, backup: &Backup) -> Result<Done> {
                 // tell that the image is no backup any more.
                 Err(e) if e.kind() == Kind::NoSpace => {
                     tracing::debug!("backup {} is deleted without more ado: {e}", backup.id);
-                    clear_away(shared, &place.image).await?;
-                    Ok(Done::Gone(None))
+                    drop(held);
+                    match clear_away(shared, &place.image).await? {
+                        true => Ok(Done::Gone(None)),
+                        false => Ok(Done::InUse),
+                    }
                 }
-                other => other.map(|()| Done::Gone(Some(to))),
+                other => other.map(|()| Done::Gone(Some((place.image.clone(), to)))),
             }
         }
     }
@@ -185,6 +207,15 @@ fn remove_from(image: &Image, id: &str, image_id: Option<&str>) -> Result<Left> 
     if found.as_deref() != image_id {
         // It is gone already, and this is a new one of that name.
         return Ok(Left::Others);
+    }
+    if image.watchers()? > 1 {
+        return Ok(Left::InUse);
+    }
+    match image.lock() {
+        Err(e) if e.kind() == Kind::Dependents => return Ok(Left::InUse),
+        // In a full pool, and in images without locks, that nobody has it open has to do.
+        Err(e) if matches!(e.kind(), Kind::Unsupported | Kind::NoSpace) => {}
+        other => other?,
     }
     if image.watchers()? > 1 {
         return Ok(Left::InUse);
@@ -238,32 +269,37 @@ pub async fn rename(shared: &Shared, from: &str, to: &str) -> Result<()> {
 }
 
 /// Removes an image that no backup is in, with its snapshots. It may take as long as it goes
-/// on.
+/// on. `false`: somebody has it open, and nothing was done.
 ///
 /// # Errors
-/// `Dependents` when somebody has it open; those of the cluster.
-pub async fn clear_away(shared: &Shared, name: &str) -> Result<()> {
+/// `Dependents` when somebody has opened it meanwhile; those of the cluster.
+pub async fn clear_away(shared: &Shared, name: &str) -> Result<bool> {
     let session = &shared.session;
     let pool = session.pool().await?;
-    let image = match Image::open_writable(&pool, name, session.deadline()).await {
-        Err(e) if e.kind() == Kind::NotFound => return Ok(()),
+    let mut image = match Image::open_writable(&pool, name, session.deadline()).await {
+        Err(e) if e.kind() == Kind::NotFound => return Ok(true),
         other => other?,
     };
-    let clear = move || {
-        for snap in image.snaps()? {
-            image.remove_snap(&snap.name)?;
+    let started = tokio::time::Instant::now();
+    loop {
+        let clear = move || {
+            if image.watchers()? > 1 {
+                return Ok(Some(image));
+            }
+            for snap in image.snaps()? {
+                image.remove_snap(&snap.name)?;
+            }
+            Ok(None)
+        };
+        let op = "remove the snapshots of the image";
+        let run = session.threads.run(op, name, session.deadline(), clear);
+        let Some(still) = run.await? else { break };
+        if started.elapsed() >= CLOSING {
+            return Ok(false);
         }
-        Ok(())
-    };
-    session
-        .threads
-        .run(
-            "remove the snapshots of the image",
-            name,
-            session.deadline(),
-            clear,
-        )
-        .await?;
+        image = still;
+        tokio::time::sleep(LOOK).await;
+    }
     let started = tokio::time::Instant::now();
     loop {
         let (within, image) = (Arc::clone(&pool), name.to_owned());
@@ -275,11 +311,11 @@ pub async fn clear_away(shared: &Shared, name: &str) -> Result<()> {
         let removed = patiently(session.patience(), remove).await;
         let late = || timed_out("remove the image", name, session.deadline());
         match removed.unwrap_or_else(|| Err(late())) {
-            Err(e) if e.kind() == Kind::NotFound => return Ok(()),
+            Err(e) if e.kind() == Kind::NotFound => return Ok(true),
             Err(e) if e.kind() == Kind::Dependents && started.elapsed() < CLOSING => {
                 tokio::time::sleep(LOOK).await;
             }
-            other => return other,
+            other => return other.map(|()| true),
         }
     }
 }
@@ -304,6 +340,8 @@ pub async fn update(shared: &Shared, backup: &Backup, change: Change) -> Result<
     })?;
     let id = backup.id.clone();
     let (snap, image_id) = (place.snap.clone(), place.image_id.clone());
+    // One handle is ours; where we write to the image, another one, too.
+    let own = 1 + usize::from(shared.writing.writes_to(&place.image));
     let rewrite = move || {
         let found = (!image.is_old()?).then(|| image.id()).transpose()?;
         let is_there = match &snap {
@@ -312,6 +350,17 @@ pub async fn update(shared: &Shared, backup: &Backup, change: Change) -> Result<
         };
         if found != image_id || !is_there {
             return Ok(false);
+        }
+        let started = std::time::Instant::now();
+        while Note::of(&id, "", &image.notes()?).is_ours() && image.watchers()? > own {
+            // Who publishes it anew writes the same note.
+            if started.elapsed() >= CLOSING {
+                let subject = format!("backup {id}");
+                let reason = "another program has its image open, and may be writing it still";
+                return Err(Error::new(Kind::Dependents, "change", subject, reason)
+                    .advise("see `rbd status` for who that is, and try again"));
+            }
+            std::thread::sleep(LOOK);
         }
         let mut note = Note::of(&id, &image.name, &image.notes()?);
         if let Some(file) = change.name {

@@ -2,9 +2,10 @@
 //!
 //! What somebody is writing is known by its image being open for writing; what Cinder is about
 //! to write next, by its age. A head that an increment has changed which was never finished is
-//! no garbage: the next one begins with it.
+//! garbage where Cinder has backups in the image, too: its next one would begin with it.
 
 use super::Shared;
+use super::cinders::{is_changed, mend};
 use super::delete::{clear_away, leftover, rename};
 use super::image::{Image, Snap};
 use super::publish::strays;
@@ -32,6 +33,8 @@ enum What {
         snaps: Vec<String>,
         notes: Vec<String>,
     },
+    /// The head of an image of others, which was not given back.
+    Head(String),
     /// A plain object.
     Object(String),
 }
@@ -93,6 +96,7 @@ pub async fn sweep(shared: &Shared, garbage: &Garbage) -> Result<bool> {
             snaps,
             notes,
         } => sweep_inside(shared, &image, snaps, notes).await,
+        What::Head(image) => mend(shared, &image).await,
         What::Object(object) => {
             let session = &shared.session;
             let pool = session.pool().await?;
@@ -117,8 +121,13 @@ async fn sweep_image(shared: &Shared, image: &str) -> Result<bool> {
         rename(shared, image, &to).await?;
     }
     match clear_away(shared, &to).await {
+        Ok(false) if to != image => {
+            // Somebody has opened it just before, and may be about to make a backup in it.
+            rename(shared, &to, image).await?;
+            Ok(false)
+        }
         Err(e) if e.kind() == Kind::Dependents => Ok(false),
-        other => other.map(|()| true),
+        other => other,
     }
 }
 
@@ -271,6 +280,12 @@ impl Found {
                     snaps,
                     notes,
                 },
+            });
+        }
+        if is_changed(&seen.notes) {
+            self.pieces.push(Piece {
+                garbage: garbage(GarbageKind::Head, None, vec![image.to_owned()]),
+                what: What::Head(image.to_owned()),
             });
         }
     }

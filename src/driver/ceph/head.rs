@@ -10,7 +10,7 @@ use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
 use tokio::sync::{Mutex, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 /// What differs is found in blocks of so many bytes, as `rbd import` finds zeros.
 const BLOCK: usize = 4096;
@@ -18,6 +18,8 @@ const BLOCK: usize = 4096;
 const PIECE: u64 = 4 << 20;
 /// Operations on one image that are under way at a time.
 const FLYING: usize = 32;
+/// Ranges that are made zero at a time.
+const CLEARING: usize = 8;
 /// Cinder's volumes, and so the images of their backups, have whole gibibytes.
 const GIB: u64 = 1 << 30;
 
@@ -185,6 +187,31 @@ impl Head {
         Ok(())
     }
 
+    /// The same for several ranges, some at a time.
+    ///
+    /// # Errors
+    /// As [`Head::put`].
+    pub async fn clear_all(
+        self: &Arc<Self>,
+        ranges: impl IntoIterator<Item = Range<u64>>,
+    ) -> Result<()> {
+        let mut tasks = JoinSet::new();
+        let mut outcome = Ok(());
+        for range in ranges {
+            while tasks.len() >= CLEARING
+                && let Some(joined) = tasks.join_next().await
+            {
+                outcome = outcome.and(joined.unwrap_or_else(lost));
+            }
+            if outcome.is_err() {
+                break;
+            }
+            let head = Arc::clone(self);
+            tasks.spawn(async move { head.clear(range).await });
+        }
+        outcome.and(all(tasks).await)
+    }
+
     /// Waits until all that was written is durable.
     ///
     /// # Errors
@@ -225,7 +252,20 @@ impl Head {
             let data = before.read_whole(piece.clone(), self.deadline()).await?;
             self.put(piece.start, data.into(), false).await?;
         }
-        self.flush().await
+        self.flush().await?;
+        // What is read of a snapshot that is being deleted is not what it was.
+        let still = Image::open(&pool, name, Some(&snap.name), self.deadline()).await?;
+        let (subject, snap) = (name.to_owned(), snap.clone());
+        let look = move || match still.snaps()?.contains(&snap) {
+            true => Ok(()),
+            false => {
+                let reason = format!("its snapshot {} was deleted", snap.name);
+                Err(Error::new(Kind::NotFound, "go back in", subject, reason))
+            }
+        };
+        let threads = &self.session.threads;
+        let op = "list the snapshots of the image";
+        threads.run(op, name, self.deadline(), look).await
     }
 }
 
@@ -265,18 +305,15 @@ fn differing(data: &[u8], before: Option<&[u8]>) -> Vec<(Range<usize>, bool)> {
 async fn all(mut tasks: JoinSet<Result<()>>) -> Result<()> {
     let mut outcome = Ok(());
     while let Some(joined) = tasks.join_next().await {
-        let done = joined.unwrap_or_else(|lost| {
-            let reason = format!("a fault of the program: {lost}");
-            Err(Error::new(
-                Kind::Unavailable,
-                "store",
-                "a part of the image",
-                reason,
-            ))
-        });
-        outcome = outcome.and(done);
+        outcome = outcome.and(joined.unwrap_or_else(lost));
     }
     outcome
+}
+
+fn lost(e: JoinError) -> Result<()> {
+    let reason = format!("a fault of the program: {e}");
+    let subject = "a part of the image";
+    Err(Error::new(Kind::Unavailable, "store", subject, reason))
 }
 
 #[cfg(test)]

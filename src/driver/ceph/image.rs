@@ -218,6 +218,19 @@ impl Image {
         Ok(flags)
     }
 
+    /// How much of it, from its beginning, shows what its parent has where it has nothing
+    /// itself; 0 for what is no clone. At the snapshot that it is open at.
+    ///
+    /// # Errors
+    /// Those of the library.
+    pub fn overlap(&self) -> Result<u64> {
+        let mut overlap = 0;
+        // SAFETY: the image is open, and the number is written to.
+        let told = unsafe { (self.library().rbd.rbd_get_overlap)(self.handle, &raw mut overlap) };
+        check("tell the parent of the image", &self.name, told)?;
+        Ok(overlap)
+    }
+
     /// All snapshots that users have made, the oldest first, as they were when the image was
     /// opened.
     ///

@@ -149,6 +149,7 @@ functions! {
     fn rbd_get_old_format(Handle, *mut u8) -> c_int;
     fn rbd_get_features(Handle, *mut u64) -> c_int;
     fn rbd_get_flags(Handle, *mut u64) -> c_int;
+    fn rbd_get_overlap(Handle, *mut u64) -> c_int;
     fn rbd_get_create_timestamp(Handle, *mut libc::timespec) -> c_int;
     fn rbd_snap_list(Handle, *mut SnapInfo, *mut c_int) -> c_int;
     fn rbd_snap_list_end(*mut SnapInfo);

@@ -2,21 +2,22 @@
 //! to be snapshots of, open for writing.
 
 use super::Shared;
+use super::cinders::begin_change;
 use super::failure::Deadline;
 use super::head::Head;
 use super::image::Image;
 use super::summary::Found;
 use super::target::Target;
+use super::witness::leads_to;
 use super::writing::Sign;
 use crate::config::Incremental;
+use crate::driver::dependents::no_parent;
 use crate::driver::{Backup, Basis};
 use crate::error::{Error, Kind, Result};
 use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How many unfit backups are named to the user.
-const REASONS: usize = 3;
 /// Why a backup is not fit for the moment.
 const IN_USE: &str = "is still being written, or being deleted";
 /// A program that was ended at once counts as one that uses its images for half a minute.
@@ -80,13 +81,26 @@ pub async fn begin(
             let parent = parent.backup;
             Ok((Some(Ground { parent, target }), sign))
         }
-        Err(e) if e.kind() == Kind::Dependents && is_configured => {
+        Err(e) if matches!(e.kind(), Kind::Dependents | Kind::Invalid) && is_configured => {
             tracing::info!("a full backup is made: {e}");
             sign.stand_alone();
             Ok((None, sign))
         }
         Err(e) => Err(e),
     }
+}
+
+fn deleted(parent: &str, image: &str) -> Error {
+    let reason = format!("its parent {parent} was deleted from the image {image}");
+    Error::new(Kind::Unavailable, "write", "a backup", reason).advise("write it once more")
+}
+
+fn without_lock(image: &str) -> Error {
+    let reason = "it was made without exclusive-lock, and Cinder could write to it meanwhile";
+    let subject = format!("the image {image} incrementally");
+    Error::new(Kind::Invalid, "write to", subject, reason).advise(
+        "make a full backup, or `rbd feature enable POOL/IMAGE exclusive-lock` for that image",
+    )
 }
 
 fn taken(volume_id: &str) -> Error {
@@ -118,19 +132,7 @@ async fn newest(shared: &Shared, volume_id: &str) -> Result<Found> {
         }
         reasons.push(format!("{} {reason}", found.backup.id));
     }
-    let reason = match reasons.len() {
-        0 => "the volume has no backup that it could be built on".to_owned(),
-        count => {
-            reasons.truncate(REASONS);
-            let more = match count - reasons.len() {
-                0 => String::new(),
-                more => format!(" (and {more} more)"),
-            };
-            format!("no backup can be its parent: {}{more}", reasons.join("; "))
-        }
-    };
-    let subject = format!("volume {volume_id} incrementally");
-    Err(Error::new(Kind::Invalid, "back up", subject, reason).advise(advice))
+    Err(no_parent(volume_id, reasons, advice))
 }
 
 /// Why a backup cannot be a parent.
@@ -182,19 +184,18 @@ async fn open(shared: &Arc<Shared>, volume_id: &str, parent: &Found) -> Result<T
                     return Ok(None);
                 }
                 match image.lock() {
-                    // Nobody has it open, and whoever opens it sees us: that has to do.
-                    Err(e) if e.kind() == Kind::Unsupported => {}
+                    // Cinder does not look whether somebody has it open: only a lock keeps it out.
+                    Err(e) if e.kind() == Kind::Unsupported => return Err(without_lock(&label)),
                     Err(e) if e.kind() == Kind::Dependents => return Ok(None),
                     other => other?,
                 }
-                let is_there =
-                    snap.is_some_and(|snap| image.snaps().is_ok_and(|all| all.contains(&snap)));
+                let snaps = image.snaps()?;
+                let is_there = snap.is_some_and(|snap| snaps.contains(&snap));
                 let found = (!image.is_old()?).then(|| image.id()).transpose()?;
                 if !is_there || found != id {
-                    let reason = format!("its parent {backup} was deleted from the image {label}");
-                    return Err(Error::new(Kind::Unavailable, "write", "a backup", reason)
-                        .advise("write it once more"));
+                    return Err(deleted(&backup, &label));
                 }
+                begin_change(&image)?;
                 let size = image.size()?;
                 Ok(Some((image, size)))
             };
@@ -202,6 +203,11 @@ async fn open(shared: &Arc<Shared>, volume_id: &str, parent: &Found) -> Result<T
                 .threads
                 .run("lock the image", name, session.deadline(), take);
             if let Some((image, size)) = run.await? {
+                // Who has deleted its last backup meanwhile has given it another name.
+                let id = parent.place.image_id.as_deref();
+                if !leads_to(&pool, name, id, session.deadline()).await? {
+                    return Err(deleted(&parent.backup.id, name));
+                }
                 let head = Head::new(session, Arc::new(image), size);
                 // An attempt that was not finished may have left something else there.
                 if let Some(snap) = &parent.place.snap {

@@ -7,27 +7,17 @@
 //! snapshot to the new one in the same way: whoever reads sees the one or the other. (Cinder,
 //! which knows no notes, sees two snapshots for a moment, and refuses that.)
 
+use super::cinders::give_back;
 use super::image::{Image, Snap};
 use super::summary::{Note, Place, bare, generation, note_key};
 use super::target::Target;
-use super::writer::{RbdSink, State};
+use super::witness::leads_to;
+use super::writer::{Published, RbdSink, State};
 use crate::driver::{Backup, Description};
 use crate::error::{Error, Kind, Result};
 use crate::format::{SnapName, Timestamp, snap_name};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// The newest snapshot that is a backup of Cinder's own, if there is one.
-fn newest_of_cinders(snaps: &[Snap], notes: &BTreeMap<String, String>) -> Option<Snap> {
-    let is_cinders = |snap: &&Snap| {
-        let name = SnapName::parse(&snap.name);
-        name.is_some_and(|name| {
-            let note = Note::of(&name.backup_id, "", notes);
-            !note.is_ours() && !note.unfinished
-        })
-    };
-    snaps.iter().rev().find(is_cinders).cloned()
-}
 
 /// The snapshots of a backup that are not it.
 pub fn strays(id: &str, snaps: &[Snap], notes: &BTreeMap<String, String>) -> Vec<Snap> {
@@ -61,7 +51,7 @@ impl RbdSink {
         state.attempts += 1;
         let created_at = Timestamp::from_micros(at).unwrap_or(self.created_at);
         let name = snap_name(&self.backup_id, created_at);
-        let parent = self.parent_of(state).cloned();
+        let parent = self.parent().cloned();
         let mut note = Note {
             name: Some(description.name.clone()),
             file: true,
@@ -81,7 +71,7 @@ impl RbdSink {
             };
             self.note(&target, &hidden).await?;
         }
-        let before = state.published.clone();
+        let before = state.published.as_ref().map(|before| before.snap.clone());
         let anew = before.is_some();
         let id = self.backup_id.clone();
         let make = move |image: &Image| {
@@ -98,22 +88,34 @@ impl RbdSink {
                 Error::new(Kind::Unavailable, "publish", subject, reason)
             })
         };
-        let made = target
-            .head
-            .run("make a snapshot of the image", make)
-            .await?;
-        let snap = made.ok_or_else(|| self.gone())?;
-        self.note(&target, &note).await?;
+        let had_late = std::mem::replace(&mut state.may_come_late, true);
+        let made = target.head.run("make a snapshot of the image", make).await;
+        // What was not answered may be made yet.
+        let is_open = |e: &Error| matches!(e.kind(), Kind::TimedOut | Kind::Unavailable);
+        state.may_come_late = had_late || made.as_ref().is_err_and(is_open);
+        let snap = made?.ok_or_else(|| self.gone())?;
+        if let Err(e) = self.note(&target, &note).await
+            && !self.is_noted(&target, &note).await
+        {
+            return Err(e);
+        }
+        if target.is_listed && !self.is_called(&target).await? {
+            return Err(self.gone());
+        }
         if !target.is_listed {
             self.give_name(&mut target).await?;
         }
         // From here on it is published, and nothing may fail any more.
-        state.published = Some(snap.clone());
-        if anew && let Err(e) = self.clear_strays(&target).await {
+        state.published = Some(Published {
+            snap: snap.clone(),
+            size,
+        });
+        let may_have_strays = anew || state.attempts > 1;
+        if may_have_strays && let Err(e) = self.clear_strays(&target, &snap, size).await {
             tracing::warn!("backup {}: {e}", self.backup_id);
         }
         match target.is_own {
-            true => self.stand_alone(state).await,
+            true => self.stand_alone(state),
             false => self.give_back(&target, state).await,
         }
         let place = Place {
@@ -148,6 +150,28 @@ impl RbdSink {
             .await
     }
 
+    /// Whether it is noted already: that may have been done without an answer.
+    async fn is_noted(&self, target: &Target, note: &Note) -> bool {
+        let (key, text) = (note_key(&self.backup_id), note.text());
+        let look = move |image: &Image| Ok(image.notes()?.get(&key) == Some(&text));
+        let noted = target.head.run("read the metadata of the image", look);
+        noted.await.unwrap_or(false)
+    }
+
+    /// Whether the image is still called what it was: who deletes its last backup gives it
+    /// another name.
+    async fn is_called(&self, target: &Target) -> Result<bool> {
+        let session = &self.shared.session;
+        let pool = session.pool().await?;
+        leads_to(
+            &pool,
+            &target.image,
+            target.image_id.as_deref(),
+            session.deadline(),
+        )
+        .await
+    }
+
     /// Gives a new image the name that makes its backup exist.
     async fn give_name(&self, target: &mut Target) -> Result<()> {
         const OP: &str = "rename the image";
@@ -174,12 +198,28 @@ impl RbdSink {
         Ok(())
     }
 
-    /// Removes snapshots that were made of this backup, and are not it any more, or never
-    /// were.
-    pub(super) async fn clear_strays(&self, target: &Target) -> Result<()> {
-        let id = self.backup_id.clone();
+    /// Removes snapshots that were made of this backup, and are not the one that it is to be,
+    /// whatever another program has noted meanwhile.
+    pub(super) async fn clear_strays(&self, target: &Target, it: &Snap, size: u64) -> Result<()> {
+        let (id, it) = (self.backup_id.clone(), it.clone());
         let clear = move |image: &Image| {
-            for stray in strays(&id, &image.snaps()?, &image.notes()?) {
+            let snaps = image.snaps()?;
+            if !snaps.contains(&it) {
+                return Ok(());
+            }
+            let noted = Note::of(&id, "", &image.notes()?);
+            let note = Note {
+                size: Some(size),
+                snap: Some(it.name.clone()),
+                unfinished: false,
+                ..noted.clone()
+            };
+            if note != noted {
+                image.note(&note_key(&id), &note.text())?;
+            }
+            let is_of =
+                |snap: &&Snap| SnapName::parse(&snap.name).is_some_and(|name| name.backup_id == id);
+            for stray in snaps.iter().filter(is_of).filter(|snap| snap.id != it.id) {
                 image.remove_snap(&stray.name)?;
             }
             Ok(())
@@ -188,49 +228,51 @@ impl RbdSink {
         target.head.run(op, clear).await
     }
 
-    /// Gives the head back what Cinder takes it for: that of its newest backup in this image.
-    /// Its next increment comes on top of that, and ours would stay in it otherwise.
+    /// Gives the head back what Cinder takes it for, if it has backups in this image.
     async fn give_back(&self, target: &Target, state: &mut State) {
-        let newest = |image: &Image| Ok(newest_of_cinders(&image.snaps()?, &image.notes()?));
-        let run = async {
-            let snap = target.head.run("list the snapshots of the image", newest);
-            let Some(snap) = snap.await? else {
-                return Ok(());
-            };
-            state.is_away = true;
-            target.head.go_back_to(&target.image, &snap).await
-        };
-        if let Err(e) = run.await {
-            tracing::warn!(
+        // Even if it fails, nobody knows what the head is then.
+        state.is_away = true;
+        let back = give_back(&self.shared.session, &target.head, &target.image).await;
+        match back {
+            Ok(is_cinders) => state.is_away = is_cinders,
+            Err(e) => tracing::warn!(
                 "backup {} is finished; but the next incremental backup that Cinder makes in the \
-                 image {} may be wrong, until another one was made here: {e}",
+                 image {} will be wrong, until `cinderfs gc --delete` has mended that, or another \
+                 one was made here: {e}",
                 self.backup_id,
                 target.image
-            );
+            ),
         }
     }
 
     /// Leaves an image of others as it was before it was written to: nothing of this backup
     /// that is not published stays in its head.
     pub(super) async fn leave(&self, target: &Target, state: &mut State) {
-        let rest = |image: &Image| {
-            let (snaps, notes) = (image.snaps()?, image.notes()?);
-            let newest = snaps.iter().rev();
-            let mut newest = newest.filter(|snap| SnapName::parse(&snap.name).is_some());
-            Ok(newest_of_cinders(&snaps, &notes).or_else(|| newest.next().cloned()))
+        state.is_away = true;
+        let own = self.backup_id.clone();
+        let keeps_own = state.published.is_some() && !state.is_discarded;
+        let newest = move |image: &Image| {
+            let snaps = image.snaps()?;
+            let is_kept = |snap: &&Snap| {
+                let name = SnapName::parse(&snap.name);
+                name.is_some_and(|name| keeps_own || name.backup_id != own)
+            };
+            Ok(snaps.iter().rev().find(is_kept).cloned())
         };
         let run = async {
-            let snap = target.head.run("list the snapshots of the image", rest);
-            let Some(snap) = snap.await? else {
+            if give_back(&self.shared.session, &target.head, &target.image).await? {
                 return Ok(());
-            };
-            target.head.go_back_to(&target.image, &snap).await
+            }
+            let snap = target.head.run("list the snapshots of the image", newest);
+            match snap.await? {
+                Some(snap) => target.head.go_back_to(&target.image, &snap).await,
+                None => Ok(()),
+            }
         };
-        state.is_away = true;
         if let Err(e) = run.await {
             tracing::warn!(
                 "backup {}: what was written of it stays in the head of the image {}, and in no \
-                 backup: {e}",
+                 backup, until `cinderfs gc --delete` or the next backup there: {e}",
                 self.backup_id,
                 target.image
             );
@@ -247,9 +289,6 @@ impl RbdSink {
         let Ok(mut target) = self.target() else {
             return Ok(());
         };
-        if let Some(mut former) = state.former.clone() {
-            self.hide(&mut former).await?;
-        }
         if state.published.is_some() {
             self.hide(&mut target).await?;
         }
@@ -288,6 +327,7 @@ impl RbdSink {
 
     /// Removes all of it, published or not.
     pub(super) async fn discard_all(&self, state: &mut State, mut target: Target) -> Result<()> {
+        state.is_discarded = true;
         if target.is_own {
             if let Err(e) = self.hide(&mut target).await
                 && e.kind() != Kind::NotFound
@@ -296,21 +336,31 @@ impl RbdSink {
             }
             let image = target.image.clone();
             drop(target);
-            return super::delete::clear_away(&self.shared, &image).await;
+            if !super::delete::clear_away(&self.shared, &image).await? {
+                let reason = "another program has it open";
+                let op = "remove the image";
+                return Err(Error::new(Kind::Dependents, op, image, reason)
+                    .advise("see `rbd status` for who that is; `cinderfs gc` finds it later"));
+            }
+            return Ok(());
         }
         self.discard_from(state, target).await
     }
 
     /// Removes all of it from an image of others.
-    pub(super) async fn discard_from(&self, state: &mut State, mut target: Target) -> Result<()> {
+    async fn discard_from(&self, state: &mut State, mut target: Target) -> Result<()> {
+        // First of all what others could build on.
+        self.leave(&target, state).await;
         self.hide(&mut target).await?;
+        if state.may_come_late {
+            // The note hides the snapshot when it comes, and `gc` finds both.
+            return Ok(());
+        }
         let key = note_key(&self.backup_id);
         let forget = move |image: &Image| image.forget_note(&key);
         target
             .head
             .run("write the metadata of the image", forget)
-            .await?;
-        self.leave(&target, state).await;
-        Ok(())
+            .await
     }
 }

@@ -33,6 +33,8 @@ const OP: &str = "back up";
 /// For each so many bytes of an image, its cluster may take `request_timeout` once more to
 /// tell where it has data.
 const TOLD_AT_A_TIME: u64 = 64 << 30;
+/// Why it is not known what has changed in a clone.
+const UNTOLD: &str = "it is a clone, and no map of its objects (fast-diff) tells what has changed";
 
 /// See the module's page.
 #[derive(Debug)]
@@ -140,12 +142,18 @@ impl RbdSource {
             Some(Ok(since)) => (Some(since), None),
             Some(Err(reason)) => (None, Some(reason)),
         };
+        let (since, note) = match since {
+            None => (None, note),
+            Some(since) => match self.telling(pool, &image, &snaps, &since, &at).await? {
+                None => (None, Some(UNTOLD.to_owned())),
+                Some(telling) => (Some((since, telling)), None),
+            },
+        };
         let size = image.size()?;
-        let looked = (Arc::clone(&image), since.clone());
+        let looked = Arc::clone(&image);
         let look = move || {
-            let (image, since) = looked;
-            let data = image.differs(None, size)?;
-            let changed = since.map(|since| changes(&image, &since, size));
+            let data = looked.differs(None, size)?;
+            let changed = since.map(|(since, telling)| changes(&looked, &since, telling, size));
             Ok((data, changed.transpose()?))
         };
         let times = u32::try_from(size / TOLD_AT_A_TIME).unwrap_or(u32::MAX);
@@ -162,6 +170,30 @@ impl RbdSource {
         ))
     }
 
+    /// How the library tells what has changed between two snapshots; `None` when what it
+    /// says is not to be relied on.
+    async fn telling(
+        &self,
+        pool: &Arc<Pool>,
+        image: &Image,
+        snaps: &[Snap],
+        since: &Snap,
+        at: &Snap,
+    ) -> Result<Option<Telling>> {
+        let before = self.image(pool, Some(&since.name)).await?;
+        // It may have become independent of its parent since.
+        if before.overlap()?.max(image.overlap()?) == 0 {
+            return Ok(Some(Telling::Exact));
+        }
+        let mut has_fast_diff = before.has_fast_diff()? && image.has_fast_diff()?;
+        // One snapshot whose map is not valid, and the library goes without the maps.
+        for snap in snaps.iter().filter(|s| since.id < s.id && s.id < at.id) {
+            let between = self.image(pool, Some(&snap.name)).await?;
+            has_fast_diff &= between.has_fast_diff()?;
+        }
+        Ok(has_fast_diff.then_some(Telling::WholeObjects))
+    }
+
     /// The backup of `original` is complete: what is of use for the next one stays, and the
     /// snapshots of ours go that were of use for earlier ones, which `is_earlier` tells by
     /// their ids. What cannot be removed is said, and no failure.
@@ -169,13 +201,25 @@ impl RbdSource {
         let Some(own) = original.own() else {
             return;
         };
-        let is_of_use = |snap: &Snap| {
-            let parsed = SnapName::parse(&snap.name);
-            let parsed = parsed.filter(|_| is_our_source_snapshot(&snap.name));
-            snap.name == own || !parsed.is_some_and(|parsed| is_earlier(&parsed.backup_id))
-        };
-        for snap in original.snaps().iter().filter(|snap| !is_of_use(snap)) {
-            self.forget(&snap.name).await;
+        let mut left = Vec::new();
+        for Snap { name, .. } in original.snaps() {
+            let parsed = SnapName::parse(&name).filter(|_| is_our_source_snapshot(&name));
+            match parsed {
+                Some(parsed) if name != own && is_earlier(&parsed.backup_id) => {
+                    self.forget(&name).await;
+                }
+                Some(_) if name != own => left.push(name),
+                _ => {}
+            }
+        }
+        // They may be those of backups in another store: nobody but the user knows.
+        if !left.is_empty() {
+            let RbdName { pool, image, .. } = &self.name;
+            tracing::warn!(
+                "left on {pool}/{image} by backups that are gone, or are another backend's: {}; \
+                 remove what is not needed with `rbd snap rm {pool}/{image}@NAME`",
+                left.join(", ")
+            );
         }
     }
 
@@ -194,6 +238,17 @@ impl RbdSource {
             });
         }
     }
+}
+
+/// How the library tells what has changed between two snapshots.
+#[derive(Debug, Clone, Copy)]
+enum Telling {
+    /// The parts of objects.
+    Exact,
+    /// The objects, of a clone. Of an object of which the clone had nothing, and all of which
+    /// was discarded, libraries older than Ceph 16 do not tell that it no longer shows what
+    /// the parent has, when they are asked for its parts.
+    WholeObjects,
 }
 
 /// The snapshot that a backup was made from; or why what it has cannot be told by it.
@@ -225,8 +280,11 @@ fn base(snaps: &[Snap], at: &Snap, parent: &Backup) -> Result<Snap, String> {
 /// Where an image differs from an earlier snapshot. What only one of the two has does, and
 /// so does the last byte when they do not end at the same place: blocks that end there are
 /// not of the same length.
-fn changes(image: &Image, since: &Snap, size: u64) -> Result<Vec<Range<u64>>> {
-    let mut changed = image.differs(Some(&since.name), size)?;
+fn changes(image: &Image, since: &Snap, telling: Telling, size: u64) -> Result<Vec<Range<u64>>> {
+    let mut changed = match telling {
+        Telling::Exact => image.differs(Some(&since.name), size)?,
+        Telling::WholeObjects => image.changes(&since.name, 0..size, true)?,
+    };
     if since.size != size {
         changed.push(since.size.min(size).saturating_sub(1)..size);
     }

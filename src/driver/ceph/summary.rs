@@ -1,5 +1,6 @@
 //! What an image says of the backups in it.
 
+use super::cinders::is_changed;
 use super::cluster::Pool;
 use super::failure::Deadline;
 use super::image::{Image, Snap};
@@ -9,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::{BaseName, SnapName, Timestamp, service_metadata};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -127,6 +128,18 @@ fn is_none(nanos: &u32) -> bool {
     *nanos == 0
 }
 
+/// What became of the head of an image in which Cinder has backups, too.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum HeadState {
+    /// It is what Cinder takes it for.
+    #[default]
+    Sound,
+    /// It is something else, and somebody has it open.
+    InUse,
+    /// It is something else, and nobody sees to it.
+    Left,
+}
+
 /// What an image is, read at one time.
 #[derive(Debug)]
 struct Seen {
@@ -140,7 +153,10 @@ struct Seen {
     watched: bool,
 }
 
-/// The backups in an image.
+/// How often an image is looked into that changes meanwhile.
+const LOOKS: u32 = 4;
+
+/// The backups in an image, and what became of its head.
 ///
 /// # Errors
 /// `NotFound` when it is gone, and those of the cluster.
@@ -149,7 +165,30 @@ pub async fn look(
     pool: &Arc<Pool>,
     name: &BaseName,
     deadline: Deadline,
-) -> Result<Vec<Found>> {
+) -> Result<(Vec<Found>, HeadState)> {
+    let mut looks = 1;
+    let seen = loop {
+        let seen = see(session, pool, name, deadline).await?;
+        // One was published anew between the one question and the other.
+        if !seen.is_torn() || looks >= LOOKS {
+            break seen;
+        }
+        looks += 1;
+    };
+    let head = match (is_changed(&seen.notes), seen.watched) {
+        (false, _) => HeadState::Sound,
+        (true, true) => HeadState::InUse,
+        (true, false) => HeadState::Left,
+    };
+    Ok((backups(name, &pool.name, &seen), head))
+}
+
+async fn see(
+    session: &Session,
+    pool: &Arc<Pool>,
+    name: &BaseName,
+    deadline: Deadline,
+) -> Result<Seen> {
     const OP: &str = "look into the image";
     let title = name.image();
     let image = Image::open(pool, &title, None, deadline).await?;
@@ -158,18 +197,32 @@ pub async fn look(
         let is_backup = |snap: &Snap| SnapName::parse(&snap.name).is_some();
         let is_head = !snaps.iter().any(is_backup);
         let dated = |snap: Snap| (image.snapped_at(snap.id), snap);
-        let dated = snaps.into_iter().map(dated);
+        let dated: Vec<_> = snaps.into_iter().map(dated).collect();
+        let notes = image.notes()?;
         Ok(Seen {
-            snaps: dated.map(|(at, snap)| (snap, at)).collect(),
+            snaps: dated.into_iter().map(|(at, snap)| (snap, at)).collect(),
             id: (!image.is_old()?).then(|| image.id()).transpose()?,
             size: image.size()?,
             created_at: image.created_at(),
-            notes: image.notes()?,
-            watched: is_head && image.is_watched()?,
+            watched: (is_head || is_changed(&notes)) && image.is_watched()?,
+            notes,
         })
     };
-    let seen = session.threads.run(OP, &title, deadline, see).await?;
-    Ok(backups(name, &pool.name, &seen))
+    session.threads.run(OP, &title, deadline, see).await
+}
+
+impl Seen {
+    /// Its snapshots and its notes are not of the same moment.
+    fn is_torn(&self) -> bool {
+        let names = self.snaps.iter().map(|(snap, _)| snap.name.as_str());
+        let names: BTreeSet<&str> = names.collect();
+        let ids = names.iter().filter_map(|name| SnapName::parse(name));
+        ids.into_iter().any(|name| {
+            let note = Note::of(&name.backup_id, "", &self.notes);
+            let noted = note.snap.filter(|_| !note.unfinished);
+            noted.is_some_and(|noted| !names.contains(noted.as_str()))
+        })
+    }
 }
 
 /// The backups that an image holds.
@@ -234,7 +287,8 @@ fn backups(name: &BaseName, pool: &str, seen: &Seen) -> Vec<Found> {
         };
         let is_parent = |found: &&Found| Some(&found.backup.id) == parent.as_ref();
         let below = found.iter().find(is_parent).map(|found| &found.backup);
-        let exact = note.size.filter(|size| *size <= snap.size);
+        let is_of_it = note.snap.as_ref().is_none_or(|noted| *noted == snap.name);
+        let exact = note.size.filter(|size| is_of_it && *size <= snap.size);
         let backup = Backup {
             size: exact.unwrap_or(snap.size),
             created_at: name_of_snap

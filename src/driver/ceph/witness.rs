@@ -78,11 +78,7 @@ impl Witness {
                     .call(&header, method, &number, LONGEST_NAME, deadline);
                 name.await.map(|name| is_text(&name, &snap.name))
             }
-            (Some(id), None) => {
-                let object = format!("rbd_id.{}", self.place.image);
-                let found = self.pool.read(&object, deadline).await;
-                found.map(|found| is_text(&found, id))
-            }
+            (Some(id), None) => leads_to(&self.pool, &self.place.image, Some(id), deadline).await,
             (None, snap) => {
                 let snap = snap.as_ref().map(|snap| &*snap.name);
                 let opened = Image::open(&self.pool, &self.place.image, snap, deadline).await;
@@ -98,6 +94,24 @@ impl Witness {
                 Err(Error::new(Kind::Unavailable, "read", subject, reason))
             }
         }
+    }
+}
+
+/// Whether a name is that of the image with this id. Images of the first format have no id,
+/// and count as the right one.
+///
+/// # Errors
+/// Those of the cluster.
+pub async fn leads_to(
+    pool: &Arc<Pool>,
+    image: &str,
+    id: Option<&str>,
+    deadline: Deadline,
+) -> Result<bool> {
+    let Some(id) = id else { return Ok(true) };
+    match pool.read(&format!("rbd_id.{image}"), deadline).await {
+        Err(e) if e.kind() == Kind::NotFound => Ok(false),
+        found => found.map(|found| is_text(&found, id)),
     }
 }
 

@@ -20,6 +20,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use tokio::sync::Mutex;
 
@@ -33,6 +34,8 @@ pub struct RbdSink {
     parent: Option<Arc<Backup>>,
     /// It may become a full backup, where it cannot be an incremental one.
     may_be_full: bool,
+    /// It was given up to be an incremental backup.
+    on_its_own: AtomicBool,
     pub(super) state: Mutex<State>,
     /// `None` once nothing more is written.
     pub(super) target: StdMutex<Option<Target>>,
@@ -49,18 +52,25 @@ pub(super) struct State {
     lacking: BTreeSet<u64>,
     /// Chunks that may hold data of ours, stored or not.
     touched: BTreeSet<u64>,
-    /// It was given up to be an incremental backup.
-    on_its_own: bool,
-    /// The image in which it was published as one before.
-    pub(super) former: Option<Target>,
     /// How often it was tried to publish it.
     pub(super) attempts: i64,
-    /// The snapshot that was published last.
-    pub(super) published: Option<Snap>,
+    /// What was published last.
+    pub(super) published: Option<Published>,
+    /// A snapshot was asked for, and may be made yet.
+    pub(super) may_come_late: bool,
+    /// It is being removed.
+    pub(super) is_discarded: bool,
     /// The head was given back what others have in it: it is not that of this backup now.
     pub(super) is_away: bool,
     /// Somebody has deleted it while it was written.
     pub(super) is_withdrawn: bool,
+}
+
+/// What was published of a backup.
+pub(super) struct Published {
+    pub(super) snap: Snap,
+    /// Size of the image, in bytes.
+    pub(super) size: u64,
 }
 
 impl RbdSink {
@@ -87,6 +97,7 @@ impl RbdSink {
             created_at: Timestamp::now_after(before),
             parent,
             may_be_full: basis == Basis::Configured,
+            on_its_own: AtomicBool::new(false),
             state: Mutex::default(),
             target: StdMutex::new(Some(target)),
             sign: StdMutex::new(None),
@@ -117,8 +128,9 @@ impl RbdSink {
     }
 
     /// The parent, as long as it is to have one.
-    pub(super) fn parent_of(&self, state: &State) -> Option<&Arc<Backup>> {
-        self.parent.as_ref().filter(|_| !state.on_its_own)
+    pub(super) fn parent(&self) -> Option<&Arc<Backup>> {
+        let is_alone = self.on_its_own.load(Ordering::Relaxed);
+        self.parent.as_ref().filter(|_| !is_alone)
     }
 
     fn chunk(&self, index: u64) -> Range<u64> {
@@ -129,7 +141,13 @@ impl RbdSink {
     /// Makes the head that of this backup again, if it was given back to others.
     async fn come_back(&self, state: &mut State) -> Result<Target> {
         let mut target = self.target()?;
-        if let Some(snap) = state.published.as_ref().filter(|_| state.is_away) {
+        if let Some(published) = state.published.as_ref().filter(|_| state.is_away) {
+            let snap = &published.snap;
+            if !target.is_own {
+                let note = super::cinders::begin_change;
+                let op = "write the metadata of the image";
+                target.head.run(op, note).await?;
+            }
             target.head.go_back_to(&target.image, snap).await?;
             target.set_data(target.head.data().await?);
             *self.lock_target() = Some(target.clone());
@@ -187,20 +205,19 @@ impl RbdSink {
                 ));
             }
         }
-        let parent = self.parent_of(state).map(|parent| parent.size);
+        let parent = self.parent().map(|parent| parent.size);
         let target = match parent.filter(|parent| size < *parent) {
             Some(parent) => self.give_up_parent(state, &target, size, parent).await?,
             None => target,
         };
         target.head.resize(super::head::whole_size(size)).await?;
         let touched = state.touched.iter().copied();
-        let mut blanks: BTreeSet<u64> = touched
+        let blanks: BTreeSet<u64> = touched
             .chain(target.chunks_with_data(chunk_size))
             .filter(|index| !state.chunks.contains_key(index))
             .collect();
-        while let Some(index) = blanks.pop_first() {
-            target.head.clear(self.chunk(index)).await?;
-        }
+        let blanks = blanks.into_iter().map(|index| self.chunk(index));
+        target.head.clear_all(blanks).await?;
         Ok(target)
     }
 
@@ -213,9 +230,14 @@ impl RbdSink {
         size: u64,
         parent: u64,
     ) -> Result<Target> {
-        if !self.may_be_full {
+        if !self.may_be_full || state.published.is_some() {
             let subject = format!("backup {} incrementally", self.backup_id);
-            let reason = format!("the image has {size} bytes, and that of its parent {parent}");
+            let published = match state.published {
+                Some(_) => ", and it was published as an increment on that before",
+                None => "",
+            };
+            let reason =
+                format!("the image has {size} bytes, and that of its parent {parent}{published}");
             return Err(
                 Error::new(Kind::Invalid, "publish", subject, reason).advise("make a full backup")
             );
@@ -231,25 +253,16 @@ impl RbdSink {
             let data = from.head.read(start..start + length).await?;
             target.head.put(start, data.into(), true).await?;
         }
-        // What was published before stays so until this is.
-        match state.published.take() {
-            Some(_) => state.former = Some(from.clone()),
-            None => self.leave(from, state).await,
-        }
+        self.leave(from, state).await;
         state.is_away = false;
         state.touched = state.chunks.keys().copied().collect();
-        state.on_its_own = true;
+        self.on_its_own.store(true, Ordering::Relaxed);
         *self.lock_target() = Some(target.clone());
         Ok(target)
     }
 
     /// It is published in an image of its own: it is built on nothing any more.
-    pub(super) async fn stand_alone(&self, state: &mut State) {
-        if let Some(former) = state.former.take()
-            && let Err(e) = self.discard_from(state, former).await
-        {
-            tracing::warn!("backup {}: {e}", self.backup_id);
-        }
+    pub(super) fn stand_alone(&self, state: &mut State) {
         state.is_away = false;
         if let Some(sign) = self.sign().as_ref() {
             sign.stand_alone();
@@ -281,11 +294,11 @@ impl BackupSink for RbdSink {
     }
 
     fn parent_id(&self) -> Option<String> {
-        self.parent.as_ref().map(|parent| parent.id.clone())
+        self.parent().map(|parent| parent.id.clone())
     }
 
     fn takes_changed_ranges(&self) -> bool {
-        self.parent.is_some()
+        self.parent().is_some()
     }
 
     fn admit_size(&self, _size: u64) -> Result<()> {
@@ -349,13 +362,13 @@ impl BackupSink for RbdSink {
 
     async fn revert(&self) -> Result<()> {
         let mut state = self.state.lock().await;
-        let Some(snap) = state.published.clone() else {
+        let Some(Published { snap, size }) = &state.published else {
             return Ok(());
         };
         let target = self.target()?;
-        self.clear_strays(&target).await?;
+        self.clear_strays(&target, snap, *size).await?;
         if target.is_own {
-            target.head.go_back_to(&target.image, &snap).await?;
+            target.head.go_back_to(&target.image, snap).await?;
         } else {
             self.leave(&target, &mut state).await;
         }
@@ -365,15 +378,10 @@ impl BackupSink for RbdSink {
     async fn discard(&self) -> Result<()> {
         let mut state = self.state.lock().await;
         let target = self.lock_target().take();
-        let former = match state.former.take() {
-            Some(former) => self.discard_from(&mut state, former).await,
-            None => Ok(()),
-        };
         let discarded = match target {
             Some(target) => self.discard_all(&mut state, target).await,
             None => Ok(()),
         };
-        let discarded = former.and(discarded);
         self.shared.catalog.changed(&self.name.volume_id).await;
         self.seal();
         discarded

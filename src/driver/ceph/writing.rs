@@ -93,6 +93,15 @@ impl Writing {
         self.lock().values().any(is_it)
     }
 
+    /// Whether somebody here has this image open for writing.
+    pub fn writes_to(&self, image: &str) -> bool {
+        let sinks = self.lock();
+        let sinks: Vec<_> = sinks.values().map(|entry| entry.sink.clone()).collect();
+        // Not while the entries are locked: the last one to have a sink removes its entry.
+        let mut sinks = sinks.iter().filter_map(Weak::upgrade);
+        sinks.any(|sink| sink.target().is_ok_and(|target| target.image == image))
+    }
+
     /// One that is being written and built on this backup.
     pub fn child_of(&self, backup_id: &str) -> Option<String> {
         let entries = self.lock();

@@ -68,7 +68,9 @@ pub async fn sweep(shared: &Shared, garbage: &Garbage) -> Result<bool> {
     }
     let still = match garbage.kind {
         GarbageKind::Staged => measure(shared, garbage.clone()).await?,
-        GarbageKind::Unfinished | GarbageKind::Stray => look_again(shared, garbage).await?,
+        GarbageKind::Unfinished | GarbageKind::Stray | GarbageKind::Head => {
+            look_again(shared, garbage).await?
+        }
     };
     if still.as_ref() != Some(garbage) {
         return Ok(false);

@@ -5,6 +5,7 @@ use super::Shared;
 use super::hashlist::HashList;
 use super::image::ChunkedImage;
 use crate::driver::Backup;
+use crate::driver::dependents::no_parent;
 use crate::error::{Error, Kind, Result};
 use crate::format::{BackupName, Digest};
 use std::cmp::Reverse;
@@ -13,8 +14,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
 
-/// How many unfit backups are named to the user.
-const REASONS: usize = 3;
 /// Why a backup is not fit for the moment.
 const IN_USE: &str = "is still being written, or being deleted";
 
@@ -60,19 +59,7 @@ impl Parent {
                 }
             }
         }
-        let reason = match reasons.len() {
-            0 => "the volume has no backup that it could be built on".to_owned(),
-            count => {
-                reasons.truncate(REASONS);
-                let more = match count - reasons.len() {
-                    0 => String::new(),
-                    more => format!(" (and {more} more)"),
-                };
-                format!("no backup can be its parent: {}{more}", reasons.join("; "))
-            }
-        };
-        let subject = format!("volume {volume_id} incrementally");
-        Err(Error::new(Kind::Invalid, "back up", subject, reason).advise(advice))
+        Err(no_parent(volume_id, reasons, advice))
     }
 
     /// A backup as a parent, or why it cannot be one.
