@@ -386,4 +386,8 @@ impl BackupSink for LimitedSink {
         let place = self.place().take();
         drop(place);
     }
+
+    fn break_off(&self) {
+        self.inner.break_off();
+    }
 }

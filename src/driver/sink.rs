@@ -194,4 +194,8 @@ pub trait BackupSink: Send + Sync {
 
     /// Nothing more will be stored: others may build on what was published.
     fn seal(&self);
+
+    /// Nobody wants what is being published any more, or will be: where that takes long, it
+    /// fails soon, and can be discarded. Elsewhere it goes on.
+    fn break_off(&self) {}
 }

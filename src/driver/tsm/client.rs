@@ -2,28 +2,23 @@
 //!
 //! Knows its command lines; must not know whose backup an object is.
 
+use super::catalog::Owner;
 use super::command::{Call, Ended, Runner, Signs};
 use super::names::is_plain;
+use super::option_file::OptionFile;
 use super::rows::{self, Row};
-use super::stage::make_private;
 use super::verdict::{self, NO_LVM, Verdict, counter, judge};
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tempfile::NamedTempFile;
 
 /// Below the folder of stages: where the client runs.
 const RUN: &str = ".run";
-/// What option files of ours begin with.
-pub const OPTION_FILE: &str = "dsm-";
-/// Where the client is by default, with its option file.
-const HOME: &str = "/opt/tivoli/tsm/client/ba/bin";
 
 /// How an object was backed up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -50,29 +45,44 @@ impl Mode {
 pub struct Client {
     runner: Runner,
     options: config::Tsm,
-    /// An option file of ours, with the password, for as long as this lives.
-    secret: Mutex<Option<NamedTempFile>>,
-    /// Those of programs that were ended have been looked for.
-    is_tidy: Once,
+    option_file: OptionFile,
     /// It has told of all images at once before: it can.
     tells_all: AtomicBool,
+    /// As which node the server knows us, once it has said so.
+    node: Mutex<Option<String>>,
 }
 
 impl Client {
     /// Nothing is asked yet.
     pub fn new(options: &config::Tsm) -> Self {
+        let folder = options.staging.join(RUN);
         Self {
-            runner: Runner::new(&options.dsmc, &options.staging.join(RUN)),
+            runner: Runner::new(&options.dsmc, &folder),
             options: options.clone(),
-            secret: Mutex::default(),
-            is_tidy: Once::new(),
+            option_file: OptionFile::new(options, &folder),
             tells_all: AtomicBool::new(false),
+            node: Mutex::default(),
         }
     }
 
     /// Where the client runs.
     pub fn run_folder(&self) -> &Path {
         self.runner.folder()
+    }
+
+    /// Whose backups the server shows and takes: this backend, as far as its options and the
+    /// server tell it from others.
+    pub fn owner(&self) -> Owner {
+        let node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
+        Owner::of(&self.options, node.clone())
+    }
+
+    async fn run(&self, call: Call) -> Result<Ended> {
+        let ended = self.runner.run(call).await?;
+        if let Some(told) = verdict::node(&ended.text) {
+            *self.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
+        }
+        Ok(ended)
     }
 
     /// All versions of the files that a specification means, below its folder if `deep`.
@@ -119,7 +129,7 @@ impl Client {
         }
         let arguments = self.line(&["query", what], true, words, of.as_slice())?;
         let call = self.call(OP, &subject, arguments, Signs::None);
-        let ended = self.runner.run(call).await?;
+        let ended = self.run(call).await?;
         let tells_all = self.tells_all.load(Ordering::SeqCst);
         if of.is_none() && !tells_all && verdict::refuses_question(&ended) {
             let reason = verdict::last_words(&ended.text);
@@ -158,7 +168,7 @@ impl Client {
         refuse_pattern(OP, path)?;
         let arguments = self.line(verb, true, words, &[path, into])?;
         let call = self.call(OP, &subject, arguments, Signs::File(into.to_owned()));
-        let ended = self.runner.run(call).await?;
+        let ended = self.run(call).await?;
         if judge(OP, &subject, &ended, &[NO_LVM])? == Verdict::Nothing {
             let reason = "the server has no such object any more";
             return Err(Error::new(Kind::NotFound, OP, subject, reason));
@@ -170,11 +180,12 @@ impl Client {
         }
     }
 
-    /// Backs a file or a device up. Whether the server has it is still to be asked.
+    /// Backs a file or a device up, unless `stop` is set before that is done. Whether the
+    /// server has it is still to be asked. Gives whether the client has counted the object.
     ///
     /// # Errors
-    /// Those of the client. Gives whether it has counted the object.
-    pub async fn back_up(&self, path: &Path, mode: Mode) -> Result<bool> {
+    /// Those of the client.
+    pub async fn back_up(&self, path: &Path, mode: Mode, stop: &Arc<AtomicBool>) -> Result<bool> {
         const OP: &str = "send";
         let subject = path.display().to_string();
         let compression = match self.options.compression {
@@ -188,8 +199,11 @@ impl Client {
         };
         refuse_pattern(OP, path)?;
         let arguments = self.line(verb, false, words, &[path])?;
-        let call = self.call(OP, &subject, arguments, Signs::Reading);
-        let ended = self.runner.run(call).await?;
+        let call = Call {
+            stop: Arc::clone(stop),
+            ..self.call(OP, &subject, arguments, Signs::Reading)
+        };
+        let ended = self.run(call).await?;
         if judge(OP, &subject, &ended, &[NO_LVM])? == Verdict::Nothing {
             let reason = format!(
                 "dsmc found nothing to send: {}",
@@ -235,7 +249,7 @@ impl Client {
         let arguments = self.line(&["delete", "backup"], true, &words, &[path])?;
         let subject = path.display().to_string();
         let call = self.call("delete", &subject, arguments, Signs::None);
-        self.runner.run(call).await
+        self.run(call).await
     }
 
     fn call(
@@ -255,6 +269,7 @@ impl Client {
             arguments,
             patience,
             signs,
+            stop: Arc::default(),
         }
     }
 
@@ -266,7 +281,7 @@ impl Client {
         paths: &[&Path],
     ) -> Result<Vec<OsString>> {
         let mut line: Vec<OsString> = verb.iter().map(Into::into).collect();
-        if let Some(file) = self.option_file()? {
+        if let Some(file) = self.option_file.path()? {
             let mut word = OsString::from("-optfile=");
             word.push(file);
             line.push(word);
@@ -282,83 +297,6 @@ impl Client {
         line.extend(paths.iter().map(Into::into));
         Ok(line)
     }
-
-    /// The option file to use. A password goes into one of our own, which only we can read:
-    /// everybody can see a command line.
-    fn option_file(&self) -> Result<Option<PathBuf>> {
-        self.is_tidy
-            .call_once(|| remove_old_secrets(self.run_folder()));
-        let Some(password) = &self.options.password else {
-            return Ok(self.options.option_file.clone());
-        };
-        let mut secret = self.secret.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = &*secret {
-            return Ok(Some(file.path().to_owned()));
-        }
-        let folder = self.run_folder();
-        let failed = |e: &std::io::Error| {
-            Error::io("write an option file into", folder.display().to_string(), e)
-                .advise("set backup_tsm_staging_path to a folder that may be written to")
-        };
-        let quote = match password.expose() {
-            text if !text.contains('"') => '"',
-            text if !text.contains('\'') => '\'',
-            _ => {
-                let reason = "it has quotation marks of both kinds, which no option file can hold";
-                let place = self.options.place.clone();
-                return Err(Error::new(Kind::Invalid, "use", place, reason)
-                    .advise("let the client keep the password (passwordaccess generate)"));
-            }
-        };
-        let mut text = self.base_options()?;
-        text.push_str(&format!("PASSWORD {quote}{}{quote}\n", password.expose()));
-        make_private(folder).map_err(|e| failed(&e))?;
-        let make = || {
-            // It is made with mode 0600.
-            let mut file = tempfile::Builder::new()
-                .prefix(OPTION_FILE)
-                .suffix(".opt")
-                .tempfile_in(folder)?;
-            // Whoever finds it sees that somebody uses it.
-            file.as_file().lock()?;
-            file.write_all(text.as_bytes())?;
-            file.flush()?;
-            Ok(file)
-        };
-        let file = make().map_err(|e: std::io::Error| failed(&e))?;
-        let path = file.path().to_owned();
-        *secret = Some(file);
-        Ok(Some(path))
-    }
-
-    /// What the option file says that would be used without a password, but for passwords.
-    fn base_options(&self) -> Result<String> {
-        let path = match &self.options.option_file {
-            Some(file) => file.clone(),
-            None => match (std::env::var_os("DSM_CONFIG"), std::env::var_os("DSM_DIR")) {
-                (Some(file), _) => file.into(),
-                (None, Some(folder)) => Path::new(&folder).join("dsm.opt"),
-                (None, None) => Path::new(HOME).join("dsm.opt"),
-            },
-        };
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e)
-                if e.kind() == std::io::ErrorKind::NotFound
-                    && self.options.option_file.is_none() =>
-            {
-                String::new()
-            }
-            Err(e) => return Err(Error::io("read", path.display().to_string(), &e)),
-        };
-        let is_password = |line: &&str| {
-            let word = line.split_whitespace().next().unwrap_or_default();
-            let word = word.to_ascii_lowercase();
-            word.len() >= 3 && "password".starts_with(&word)
-        };
-        let kept = text.lines().filter(|line| !is_password(line));
-        Ok(kept.flat_map(|line| [line, "\n"]).collect())
-    }
 }
 
 /// Refuses a path that would mean more to the client than itself.
@@ -369,27 +307,6 @@ fn refuse_pattern(op: &'static str, path: &Path) -> Result<()> {
     let path = path.display().to_string();
     let reason = "the client would take it for a pattern, or for nothing that it knows";
     Err(Error::new(Kind::Invalid, op, path, reason))
-}
-
-/// Removes option files with passwords that programs that were ended have left.
-fn remove_old_secrets(folder: &Path) {
-    /// So old, in seconds, that nobody is about to lock it.
-    const OLD: u64 = 60;
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let is_old = |stat: std::fs::Metadata| {
-            let age = stat.modified().ok().and_then(|at| at.elapsed().ok());
-            stat.is_file() && age.is_some_and(|age| age.as_secs() >= OLD)
-        };
-        if name.starts_with(OPTION_FILE)
-            && name.ends_with(".opt")
-            && entry.metadata().is_ok_and(is_old)
-            && std::fs::File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok())
-        {
-            let _ = std::fs::remove_file(entry.path());
-        }
-    }
 }
 
 /// What to do about an answer that is not understood.

@@ -1,40 +1,23 @@
 //! Running IBM's client: without a terminal, in a process group of its own, for no longer
 //! than it may take, and never for longer than this program runs.
 //!
-//! Knows processes and streams; must not know what the client's words mean, but for a few by
-//! which it asks a question that nobody will answer.
+//! Knows processes; must not know what the client's words mean.
+
+mod attend;
 
 use super::stage::make_private;
 use crate::error::{Error, Kind, Result};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use attend::{GRACE, LOOK, attend};
+use rustix::process::Signal;
 use std::ffi::OsString;
-use std::io::{self, Read};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::io;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
-
-/// Nothing that the client has to say is longer, in bytes: a row for each of 200,000 objects.
-const MOST_OUTPUT: usize = 64 << 20;
-/// How often a client that runs is looked at.
-const LOOK: Duration = Duration::from_millis(20);
-/// How long one that is asked to end may take, before it is ended.
-const GRACE: Duration = Duration::from_secs(2);
-/// So much has to be read or written to count as a sign of life, in bytes: whoever only waits
-/// looks into a file now and then.
-const SIGN: u64 = 64 << 10;
-/// What the client says before it waits for an answer.
-const QUESTIONS: [&str; 5] = [
-    // A wrong id or password. A question follows, in words of the node's language.
-    "ANS1051I",
-    "User Action is Required",
-    "Action [",
-    "enter your password",
-    "enter password for",
-];
 
 /// How it is told that a client gets on.
 #[derive(Debug)]
@@ -60,6 +43,8 @@ pub struct Call {
     pub patience: Duration,
     /// What such signs are.
     pub signs: Signs,
+    /// Once this is set, it is broken off.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// How the client has ended.
@@ -75,6 +60,8 @@ pub enum End {
     Asked(String),
     /// It was ended, for it said more than anybody could want to know.
     Flooded,
+    /// It was ended, for nobody wants it to be done any more.
+    BrokenOff,
 }
 
 /// What a client has left.
@@ -124,7 +111,8 @@ impl Runner {
         &self.folder
     }
 
-    /// Runs the client to its end. It is ended when this is not waited for any more.
+    /// Runs the client to its end. It is ended when this is not waited for any more, or when
+    /// its call says so; it has ended when this returns.
     ///
     /// # Errors
     /// When it cannot be run; what it says is for others to judge.
@@ -139,15 +127,18 @@ impl Runner {
         let mut command = self.command(&call)?;
         let (patience, signs, shared) = (call.patience, call.signs, Arc::clone(&self.shared));
         let program = self.program.clone();
-        let (op, subject) = (call.op, call.subject.clone());
+        let (op, subject, stop) = (call.op, call.subject.clone(), call.stop);
         shared.running.fetch_add(1, Ordering::SeqCst);
         // A thread of its own, which lives as long as the client: the kernel ends the client
         // with the thread that has started it.
         let work = move || {
             let ended = match command.spawn() {
                 Ok(child) => {
-                    let is_wanted =
-                        || wanted.load(Ordering::SeqCst) && !shared.closing.load(Ordering::SeqCst);
+                    let is_over = || {
+                        let ends = [&*stop, &shared.closing];
+                        ends.iter().any(|end| end.load(Ordering::SeqCst))
+                    };
+                    let is_wanted = || wanted.load(Ordering::SeqCst) && !is_over();
                     Ok(attend(child, patience, &signs, is_wanted))
                 }
                 Err(e) => Err(not_started(op, &subject, &program, &e)),
@@ -220,165 +211,6 @@ fn not_started(op: &'static str, subject: &str, program: &Path, e: &io::Error) -
         .advise("install IBM's backup-archive client, or set backup_tsm_dsmc_path")
 }
 
-#[derive(Debug, Default)]
-struct Output {
-    bytes: Vec<u8>,
-    too_much: bool,
-}
-
-type Stream = Arc<Mutex<Output>>;
-
-/// Reads a stream to its end, on a thread of its own.
-fn listen(stream: Option<impl Read + Send + 'static>) -> (Stream, Arc<AtomicBool>) {
-    let (output, over) = (Stream::default(), Arc::new(AtomicBool::new(false)));
-    let (into, done) = (Arc::clone(&output), Arc::clone(&over));
-    let read = move || {
-        let mut piece = vec![0; 64 << 10];
-        let mut stream = stream;
-        while let Some(read) = stream.as_mut().map(|stream| stream.read(&mut piece)) {
-            let some = match read {
-                Ok(0) => break,
-                Ok(some) => some,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => break,
-            };
-            let mut output = into.lock().unwrap_or_else(PoisonError::into_inner);
-            if output.bytes.len() + some > MOST_OUTPUT {
-                output.too_much = true;
-                break;
-            }
-            output
-                .bytes
-                .extend_from_slice(piece.get(..some).unwrap_or_default());
-        }
-        done.store(true, Ordering::SeqCst);
-    };
-    if std::thread::Builder::new()
-        .name("dsmc-output".into())
-        .spawn(read)
-        .is_err()
-    {
-        over.store(true, Ordering::SeqCst);
-    }
-    (output, over)
-}
-
-/// Waits for a client, and ends it when it is time.
-fn attend(
-    mut child: Child,
-    patience: Duration,
-    signs: &Signs,
-    is_wanted: impl Fn() -> bool,
-) -> Ended {
-    let streams = [listen(child.stdout.take()), listen(child.stderr.take())];
-    let pid = child.id();
-    let (mut seen, mut alive) = (0, Instant::now());
-    let mut heard = [0, 0];
-    let asked_to_end = loop {
-        if has_ended(pid) {
-            break None;
-        }
-        let mut found = None;
-        for ((stream, _), heard) in streams.iter().zip(&mut heard) {
-            let output = stream.lock().unwrap_or_else(PoisonError::into_inner);
-            if output.too_much {
-                found = Some(End::Flooded);
-            }
-            if output.bytes.len() > *heard {
-                // A question may have come in two pieces.
-                let from = heard.saturating_sub(80);
-                found = found.or_else(|| question(output.bytes.get(from..)?).map(End::Asked));
-                *heard = output.bytes.len();
-            }
-        }
-        let sign = sign_of(signs, pid);
-        if sign >= seen + SIGN || matches!(signs, Signs::File(_)) && sign != seen {
-            (seen, alive) = (sign, Instant::now());
-        }
-        if found.is_none() && (alive.elapsed() >= patience || !is_wanted()) {
-            found = Some(End::TimedOut(patience));
-        }
-        if let Some(end) = found {
-            signal_group(pid, Signal::TERM);
-            let start = Instant::now();
-            while !has_ended(pid) && start.elapsed() < GRACE {
-                std::thread::sleep(LOOK);
-            }
-            break Some(end);
-        }
-        std::thread::sleep(LOOK);
-    };
-    if asked_to_end.is_none() {
-        drain(&streams, GRACE);
-    }
-    // Also what it may have started, and left behind. Nobody has waited for it yet, so that
-    // its number is nobody else's.
-    signal_group(pid, Signal::KILL);
-    let status = child.wait();
-    drain(&streams, GRACE);
-    let end = asked_to_end.unwrap_or_else(|| match status.map(|s| (s.code(), s.signal())) {
-        Ok((Some(code), _)) => End::Exit(code),
-        Ok((None, signal)) => End::Signal(signal.unwrap_or_default()),
-        Err(_) => End::Signal(0),
-    });
-    let text = streams.map(|(stream, _)| {
-        let output = stream.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&output.bytes).replace('\r', "")
-    });
-    Ended {
-        end,
-        text: text.join("\n"),
-    }
-}
-
-fn drain(streams: &[(Stream, Arc<AtomicBool>)], patience: Duration) {
-    let start = Instant::now();
-    let is_open = |(_, over): &(Stream, Arc<AtomicBool>)| !over.load(Ordering::SeqCst);
-    while streams.iter().any(is_open) && start.elapsed() < patience {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-/// Whether a child has ended. It keeps its number until it is waited for.
-fn has_ended(pid: u32) -> bool {
-    let Some(pid) = Pid::from_raw(pid.cast_signed()) else {
-        return true;
-    };
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    !matches!(rustix::process::waitid(WaitId::Pid(pid), options), Ok(None))
-}
-
-/// A group has the number of its first process, and keeps it while anybody is in it.
-fn signal_group(pid: u32, signal: Signal) {
-    if let Some(group) = Pid::from_raw(pid.cast_signed()) {
-        let _ = rustix::process::kill_process_group(group, signal);
-    }
-}
-
-fn question(bytes: &[u8]) -> Option<String> {
-    let text = String::from_utf8_lossy(bytes);
-    let asks = |line: &&str| QUESTIONS.iter().any(|question| line.contains(question));
-    text.lines().find(asks).map(|line| line.trim().to_owned())
-}
-
-/// A number that grows while the client gets on.
-fn sign_of(signs: &Signs, pid: u32) -> u64 {
-    match signs {
-        Signs::None => 0,
-        Signs::File(path) => std::fs::metadata(path).map_or(0, |stat| {
-            use std::os::unix::fs::MetadataExt;
-            // One that has its size from the beginning still takes more and more room.
-            stat.len() + stat.blocks()
-        }),
-        Signs::Reading => {
-            let text = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
-            let read = text.lines().find_map(|line| line.strip_prefix("rchar:"));
-            read.and_then(|number| number.trim().parse().ok())
-                .unwrap_or(0)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -396,6 +228,7 @@ mod tests {
             arguments: vec!["-c".into(), script.into()],
             patience: Duration::from_secs_f64(patience),
             signs: Signs::None,
+            stop: Arc::default(),
         }
     }
 
@@ -427,6 +260,14 @@ mod tests {
             .run(call("while :; do cat /bin/sh; done", 60.0))
             .await;
         assert_eq!(ended.unwrap().end, End::Flooded);
+        let unwanted = call(&format!("{children}wait"), 60.0);
+        let stop = Arc::clone(&unwanted.stop);
+        let stopping = std::thread::spawn(move || {
+            std::thread::sleep(LOOK);
+            stop.store(true, Ordering::SeqCst);
+        });
+        assert_eq!(runner.run(unwanted).await.unwrap().end, End::BrokenOff);
+        stopping.join().unwrap();
         for pid in std::fs::read_to_string(&pids).unwrap().lines() {
             // One that has ended, and whom nobody has missed yet, is a zombie.
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -3,9 +3,10 @@
 //!
 //! Must not know how any of this was asked for.
 
-use super::catalog::{Catalog, Note, Row as Record};
+use super::catalog::{Catalog, Note};
 use super::client::Mode;
 use super::names::{Name, UNASSIGNED};
+use super::records::Row as Record;
 use super::rows::{self, Row, Size};
 use super::stage::Shelf;
 use crate::driver::Backup;

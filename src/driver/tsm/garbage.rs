@@ -3,10 +3,12 @@
 
 use super::Shared;
 use super::catalog::{self, Catalog};
-use super::client::{Mode, OPTION_FILE};
+use super::client::Mode;
 use super::names::{Name, is_id, is_plain};
+use super::option_file::OPTION_FILE;
+use super::spool::SPOOL;
 use super::stage::{ARRIVING, FOLDER, LOCK};
-use super::write::SPOOL;
+
 use crate::driver::{Garbage, GarbageKind};
 use crate::error::{Error, Result};
 use std::collections::HashSet;
@@ -74,7 +76,8 @@ pub fn find(shared: &Shared, age: Duration, objects: &HashSet<Name>) -> Result<V
     // Notes on what the server does not have (any more).
     let catalog = Catalog::read(&shared.options.catalog)?;
     let notes = catalog.notes.into_values();
-    let is_ours = |note: &catalog::Note| note.is_of(&shared.options) && is_plain(&note.path);
+    let owner = shared.client.owner();
+    let is_ours = |note: &catalog::Note| note.is_of(&owner) && is_plain(&note.path);
     for note in notes.filter(is_ours) {
         let name = Name {
             path: note.path,
@@ -101,7 +104,7 @@ pub fn noted(shared: &Shared, garbage: &Garbage) -> Result<Option<Name>> {
     };
     let id = garbage.backup_id.as_deref().filter(|id| is_id(id));
     let note = id.and_then(|id| catalog::note_of(folder, id));
-    let note = note.filter(|note| note.is_of(&shared.options));
+    let note = note.filter(|note| note.is_of(&shared.client.owner()));
     let note = note.ok_or_else(|| Error::corrupt("remove", path, "it is no note that is known"))?;
     Ok(Some(Name {
         path: note.path,

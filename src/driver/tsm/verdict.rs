@@ -93,6 +93,19 @@ pub fn plain_number(text: &str) -> Option<u64> {
     digits.parse().ok().filter(|_| is_number)
 }
 
+/// The node as which the server knows who asks, where it says so.
+pub fn node(text: &str) -> Option<String> {
+    let told = |head: &str| {
+        let mut lines = text.lines();
+        let name = lines
+            .find_map(|line| line.trim().strip_prefix(head))?
+            .trim();
+        (!name.is_empty()).then(|| name.to_owned())
+    };
+    // One node may act for another, whose backups it then has.
+    told("Accessing as node:").or_else(|| told("Node Name:"))
+}
+
 /// Whether the client, or the server, does not know an option that it was given.
 pub fn refuses_option(ended: &Ended) -> bool {
     let messages = messages(&ended.text);
@@ -157,6 +170,9 @@ pub fn judge(op: &'static str, subject: &str, ended: &Ended, allowed: &[u32]) ->
         (End::Asked(question), None) => {
             let reason = format!("dsmc asked \"{question}\", and was ended: nobody can answer it");
             return fail(Kind::Unavailable, reason);
+        }
+        (End::BrokenOff, _) => {
+            return fail(Kind::Unavailable, "it was interrupted".into());
         }
         (End::Flooded, _) => {
             return fail(
@@ -314,6 +330,16 @@ mod tests {
         assert!(is_of_session(&error("ANS1017E down")));
         assert!(is_of_session(&error("ANS1025E no")));
         assert!(!is_of_session(&error("ANS1999E odd")));
+    }
+
+    #[test]
+    fn nodes_are_told_of() {
+        let text = "Node Name: ONE\nSession established with server SP: Linux/x86_64\n";
+        assert_eq!(node(text).unwrap(), "ONE");
+        let other = format!("{text}  Server Version 8\nAccessing as node: OTHER\n");
+        assert_eq!(node(&other).unwrap(), "OTHER");
+        assert_eq!(node("Node Name:\n"), None);
+        assert_eq!(node("ANS1017E Session rejected"), None);
     }
 
     #[test]

@@ -1,38 +1,30 @@
 //! A backup in the making: spooled whole, then sent by the client under a name of its own,
 //! and only a backup once the server says that it has it.
 
-use super::catalog::{self, Note, Owner, micros};
+use super::catalog::{self, Note, micros};
 use super::client::Mode;
 use super::found::{Found, SERVICE, new_generation, service_metadata};
 use super::names::{DEVICES, Name};
-use super::part::sha256;
 use super::rows::{Row, Size};
+use super::spool::{CHUNK, Link, Spool};
 use super::stage::make_private;
 use super::tsm_error;
 use super::{Shared, delete_object};
-use crate::driver::{Backup, BackupSink, ChunkData, Description, is_zero};
-use crate::error::{Error, Result};
+use crate::driver::{Backup, BackupSink, ChunkData, Description};
+use crate::error::{Error, Kind, Result};
 use crate::format::Timestamp;
 use crate::task::blocking;
 use async_trait::async_trait;
-use bytes::Bytes;
-use rustix::fs::FallocateFlags;
-use std::collections::HashMap;
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// Below the folder of stages: what is being written.
-pub const SPOOL: &str = ".spool";
-/// How the image is cut up on its way into the spool, in bytes.
-const CHUNK: u64 = 4 << 20;
 /// Between two of one name, so that their dates differ: the server counts seconds.
 const APART: Duration = Duration::from_millis(1100);
-/// What is written at a time; so much that is zero becomes a hole.
-const PIECE: usize = 256 << 10;
+
+/// How often it is looked at whether it is still wanted.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// See the module's page.
 #[derive(Debug)]
@@ -44,12 +36,11 @@ pub struct SpooledSink {
     /// The device that it is an image of, and its name as that.
     device: OnceLock<(PathBuf, Name)>,
     created_at: Timestamp,
-    spool: PathBuf,
-    file: Arc<File>,
-    /// How long the chunks are that were stored.
-    lengths: Mutex<HashMap<u64, u64>>,
+    spool: Spool,
     /// Something was stored since it was sent.
     is_changed: AtomicBool,
+    /// Nobody wants it to be sent any more.
+    is_broken_off: Arc<AtomicBool>,
     sent: tokio::sync::Mutex<Sent>,
 }
 
@@ -62,37 +53,6 @@ struct Sent {
     published: Option<Found>,
     /// When something was sent last: what is sent in the same second has the same date.
     at: Option<Instant>,
-}
-
-/// A link that goes, whatever happens, and its folder if nothing else is in it.
-struct Link(PathBuf);
-
-impl Link {
-    /// Makes it.
-    fn new(spool: &Path, path: &Path) -> std::io::Result<Self> {
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        // Who removes a link beside it may remove the folder.
-        for _ in 0..100 {
-            fs::create_dir_all(folder)?;
-            match fs::hard_link(spool, path) {
-                Ok(()) => return Ok(Self(path.to_owned())),
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound && spool.exists() => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Err(std::io::ErrorKind::ResourceBusy.into())
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        if let Err(e) = fs::remove_file(&self.0) {
-            tracing::warn!("the link {} is left: {e}", self.0.display());
-        }
-        if let Some(folder) = self.0.parent() {
-            let _ = fs::remove_dir(folder);
-        }
-    }
 }
 
 impl SpooledSink {
@@ -109,77 +69,33 @@ impl SpooledSink {
             mode: Mode::File,
             id,
         };
-        let spool = options.staging.join(SPOOL).join(&name.id);
-        let (path, catalog) = (spool.clone(), options.catalog.clone());
+        let (staging, catalog, id) = (
+            options.staging.clone(),
+            options.catalog.clone(),
+            name.id.clone(),
+        );
         let make = move || {
-            let folder = path.parent().unwrap_or(Path::new("/"));
-            let make = || {
-                use std::os::unix::fs::OpenOptionsExt;
-                make_private(folder)?;
-                make_private(&catalog)?;
-                let mut options = File::options();
-                options.read(true).write(true).create_new(true).mode(0o600);
-                let file = options.open(&path)?;
-                // Whoever finds it sees that somebody is at it.
-                file.lock()?;
-                Ok(file)
-            };
-            make().map_err(|e: std::io::Error| {
-                Error::io("make a spool file in", folder.display().to_string(), &e)
-                    .advise("set backup_tsm_staging_path to a folder that may be written to")
-            })
+            make_private(&catalog).map_err(|e| {
+                Error::io("make the folder", catalog.display().to_string(), &e)
+                    .advise("set backup_tsm_catalog_path to a folder that may be written to")
+            })?;
+            Spool::new(&staging, &id)
         };
-        let file = blocking(make).await?;
         Ok(Self {
             shared: Arc::clone(shared),
             volume_id: volume_id.to_owned(),
             file_name: name,
             device: OnceLock::new(),
             created_at: Timestamp::now(),
-            spool,
-            file: Arc::new(file),
-            lengths: Mutex::default(),
+            spool: blocking(make).await?,
             is_changed: AtomicBool::new(true),
+            is_broken_off: Arc::default(),
             sent: tokio::sync::Mutex::default(),
         })
     }
 
     fn name(&self) -> &Name {
         self.device.get().map_or(&self.file_name, |(_, name)| name)
-    }
-
-    fn lengths(&self) -> MutexGuard<'_, HashMap<u64, u64>> {
-        self.lengths.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn write(&self, start: u64, data: Option<ChunkData>, length: u64) -> Result<()> {
-        self.is_changed.store(true, Ordering::SeqCst);
-        let file = Arc::clone(&self.file);
-        blocking(move || {
-            // What was there before, and what is zero now, is a hole.
-            let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            rustix::fs::fallocate(&*file, punch, start, length.max(1))
-                .map_err(|e| spool_error(&e.into()))?;
-            let Some(data) = data.filter(|data| !matches!(data, ChunkData::Zero(_))) else {
-                return Ok(());
-            };
-            let mut piece = vec![0; PIECE];
-            let mut at = 0;
-            while at < data.len() {
-                let length = (data.len() - at).min(PIECE as u64);
-                let Some(piece) = piece.get_mut(..length as usize) else {
-                    break;
-                };
-                data.read_at(at, piece)?;
-                if !is_zero(piece) {
-                    let written = file.write_all_at(piece, start + at);
-                    written.map_err(|e| spool_error(&e))?;
-                }
-                at += length;
-            }
-            Ok(())
-        })
-        .await
     }
 
     fn note(&self, size: u64, description: &Description, sha256: Option<String>) -> Note {
@@ -195,7 +111,7 @@ impl SpooledSink {
             size,
             sha256,
             candidates: Vec::new(),
-            owner: Some(Owner::of(&self.shared.options)),
+            owner: Some(self.shared.client.owner()),
         }
     }
 
@@ -227,6 +143,15 @@ impl SpooledSink {
         blocking(move || catalog::keep(&folder, &note)).await
     }
 
+    /// Returns once nobody wants it any more.
+    async fn broken_off(&self) -> Error {
+        while !self.is_broken_off.load(Ordering::SeqCst) {
+            tokio::time::sleep(LOOK).await;
+        }
+        let subject = format!("backup {}", self.file_name.id);
+        Error::new(Kind::Unavailable, "send", subject, "it was interrupted")
+    }
+
     /// Sends what is in the spool, and asks for it.
     async fn send(&self, size: u64, sent: &mut Sent) -> Result<String> {
         if let Some(at) = sent.at {
@@ -241,6 +166,9 @@ impl SpooledSink {
             }
             _ => Vec::new(),
         };
+        if self.is_broken_off.load(Ordering::SeqCst) {
+            return Err(self.broken_off().await);
+        }
         sent.is_tried = true;
         sent.is_unsure = true;
         sent.at = Some(Instant::now());
@@ -256,15 +184,13 @@ impl SpooledSink {
     }
 
     async fn send_now(&self, size: u64, before: &[String]) -> Result<String> {
-        let spool = self.device.get().map_or(&self.spool, |(device, _)| device);
-        let (spool, path) = (spool.clone(), self.name().path.clone());
-        let link = blocking(move || {
-            Link::new(&spool, &path)
-                .map_err(|e| Error::io("link the spool as", path.display().to_string(), &e))
-        })
-        .await?;
-        let client = &self.shared.client;
-        let is_counted = client.back_up(&self.name().path, self.name().mode).await?;
+        let device = self.device.get().map(|(device, _)| device.as_path());
+        let spool = device.unwrap_or(self.spool.path()).to_owned();
+        let path = self.name().path.clone();
+        let link = blocking(move || Link::new(&spool, &path)).await?;
+        let (client, name) = (&self.shared.client, self.name());
+        let sent = client.back_up(&name.path, name.mode, &self.is_broken_off);
+        let is_counted = sent.await?;
         let rows = match self.name().mode {
             Mode::File => client.files(&self.name().path, false, false).await?,
             Mode::Image => client.images(Some(&self.name().path)).await?,
@@ -315,12 +241,6 @@ impl SpooledSink {
     }
 }
 
-fn spool_error(e: &std::io::Error) -> Error {
-    Error::io("write to", "the spool of what is to be sent", e).advise(
-        "make room in backup_tsm_staging_path: a backup is there as a whole before it is sent",
-    )
-}
-
 #[async_trait]
 impl BackupSink for SpooledSink {
     fn backup_id(&self) -> &str {
@@ -353,38 +273,17 @@ impl BackupSink for SpooledSink {
     }
 
     async fn store(&self, index: u64, data: ChunkData) -> Result<()> {
-        let length = data.len();
-        self.write(index * CHUNK, Some(data), length.max(CHUNK))
-            .await?;
-        self.lengths().insert(index, length);
-        Ok(())
+        self.is_changed.store(true, Ordering::SeqCst);
+        self.spool.store(index, data).await
     }
 
     async fn load(&self, index: u64) -> Result<Option<ChunkData>> {
-        let Some(length) = self.lengths().get(&index).copied() else {
-            return Ok(None);
-        };
-        let file = Arc::clone(&self.file);
-        blocking(move || {
-            // Less than a chunk.
-            let mut bytes = vec![0; length as usize];
-            let mut filled = 0;
-            // What is behind the last byte that was written is zero.
-            while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-                match file.read_at(rest, index * CHUNK + filled as u64) {
-                    Ok(0) => break,
-                    Ok(some) => filled += some,
-                    Err(e) => return Err(spool_error(&e)),
-                }
-            }
-            Ok(Some(ChunkData::Memory(Bytes::from(bytes))))
-        })
-        .await
+        self.spool.load(index).await
     }
 
     async fn remove(&self, index: u64) -> Result<()> {
-        self.lengths().remove(&index);
-        self.write(index * CHUNK, None, CHUNK).await
+        self.is_changed.store(true, Ordering::SeqCst);
+        self.spool.remove(index).await
     }
 
     async fn publish(&self, size: u64, description: &Description) -> Result<Arc<Backup>> {
@@ -404,21 +303,15 @@ impl BackupSink for SpooledSink {
             return Ok(found.backup);
         }
         self.is_changed.store(false, Ordering::SeqCst);
-        let file = Arc::clone(&self.file);
-        let is_image = self.device.get().is_some();
-        let sealed = blocking(move || {
-            let seal = || {
-                file.set_len(size)?;
-                file.sync_all()?;
-                sha256(&file, size).map(Some)
-            };
-            match is_image {
-                // Reading a device once more would take as long as sending it.
-                true => Ok(None),
-                false => seal().map_err(|e| spool_error(&e)),
-            }
-        });
-        let note = match sealed.await {
+        let sealed = match self.device.get() {
+            // Reading a device once more would take as long as sending it.
+            Some(_) => Ok(None),
+            None => tokio::select! {
+                sealed = self.spool.complete(size) => sealed.map(Some),
+                e = self.broken_off() => Err(e),
+            },
+        };
+        let note = match sealed {
             Ok(sha256) => self.note(size, description, sha256),
             Err(e) => {
                 self.is_changed.store(true, Ordering::SeqCst);
@@ -489,7 +382,8 @@ impl BackupSink for SpooledSink {
 
     async fn discard(&self) -> Result<()> {
         let mut sent = self.sent.lock().await;
-        let _ = fs::remove_file(&self.spool);
+        self.spool.clear();
+        self.is_changed.store(true, Ordering::SeqCst);
         if sent.is_tried {
             delete_object(&self.shared, self.name()).await?;
             sent.is_tried = false;
@@ -499,12 +393,10 @@ impl BackupSink for SpooledSink {
     }
 
     fn seal(&self) {
-        let _ = fs::remove_file(&self.spool);
+        self.spool.unlink();
     }
-}
 
-impl Drop for SpooledSink {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.spool);
+    fn break_off(&self) {
+        self.is_broken_off.store(true, Ordering::SeqCst);
     }
 }
