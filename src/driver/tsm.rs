@@ -94,6 +94,18 @@ impl TsmDriver {
         Ok(!versions.await?.is_empty())
     }
 
+    /// Where a backup is that may have been deleted since it was listed.
+    async fn find(&self, backup: &Backup) -> Result<Found> {
+        let found = self.shared.listing.find(backup)?;
+        let (folder, id) = (self.shared.options.catalog.clone(), backup.id.clone());
+        let has_note = blocking(move || Ok(catalog::note_of(&folder, &id).is_some()));
+        // With an object its note goes, and seldom without it.
+        if found.note.is_some() && !has_note.await? && !self.has(Some(&found.name)).await? {
+            return Err(listing::gone(backup));
+        }
+        Ok(found)
+    }
+
     async fn remove(&self, backup: &Backup) -> Result<()> {
         let found = self.shared.listing.find(backup)?;
         delete_object(&self.shared, &found.name).await
@@ -186,7 +198,7 @@ impl BackupDriver for TsmDriver {
         if let Some(fault) = &backup.fault {
             return Err(fault.clone());
         }
-        let found = self.shared.listing.find(backup)?;
+        let found = self.find(backup).await?;
         let part = self.shared.shelf.part(&found);
         let patience = self.shared.options.mount_timeout;
         Ok(Arc::new(StagedContent::new(part, backup.size, patience)))
@@ -219,7 +231,7 @@ impl BackupDriver for TsmDriver {
                 "give the name before it is closed (rsync: --inplace)",
             );
         }
-        let found = self.shared.listing.find(backup)?;
+        let found = self.find(backup).await?;
         let Some(mut note) = found.note.clone() else {
             return unsupported(
                 "change",

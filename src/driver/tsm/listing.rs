@@ -129,11 +129,7 @@ impl Listing {
         let found = volume.into_iter().flatten().find(|found| {
             found.backup.id == backup.id && found.backup.service_metadata == backup.service_metadata
         });
-        found.cloned().ok_or_else(|| {
-            let subject = format!("backup {}", backup.id);
-            let reason = "the server does not have it any more";
-            Error::new(Kind::NotFound, "find", subject, reason)
-        })
+        found.cloned().ok_or_else(|| gone(backup))
     }
 
     /// Names of all objects that were found last.
@@ -248,4 +244,11 @@ impl Listing {
             }
         }
     }
+}
+
+/// The server has had it.
+pub fn gone(backup: &Backup) -> Error {
+    let subject = format!("backup {}", backup.id);
+    let reason = "the server does not have it any more";
+    Error::new(Kind::NotFound, "find", subject, reason)
 }

@@ -255,3 +255,36 @@ impl Drop for Link {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(bytes: &[u8]) -> ChunkData {
+        ChunkData::Memory(Bytes::copy_from_slice(bytes))
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_stored_is_no_part_of_an_image() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Spool::new(folder.path(), "b").unwrap();
+        spool.store(0, chunk(&[1; 100])).await.unwrap();
+        // It ends before its end.
+        let short = Arc::new(tempfile::tempfile().unwrap());
+        let lost = spool.store(0, ChunkData::Spooled(short, 100)).await;
+        assert!(lost.is_err());
+        assert!(spool.load(0).await.is_err());
+        let error = spool.complete(100).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Invalid);
+        spool.store(0, chunk(&[2; 100])).await.unwrap();
+        assert_eq!(spool.complete(101).await.unwrap_err().kind(), Kind::Invalid);
+        spool.complete(100).await.unwrap();
+        assert_eq!(fs::read(spool.path()).unwrap(), [2; 100]);
+        // What is behind the end is forgotten, and zero when it comes back.
+        spool.complete(0).await.unwrap();
+        spool.complete(50).await.unwrap();
+        assert_eq!(fs::read(spool.path()).unwrap(), [0; 50]);
+        spool.clear();
+        assert!(!spool.path().exists());
+    }
+}
