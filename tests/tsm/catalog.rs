@@ -81,3 +81,36 @@ fn an_object_that_is_not_what_was_written_is_never_served() {
     assert_eq!(dsmc.count("restore"), count);
     assert!(lab.log().contains("were written"), "{}", lab.log());
 }
+
+#[test]
+fn verify_fetches_again_what_has_decayed_where_it_is_staged() {
+    use std::os::unix::fs::{FileExt, MetadataExt};
+    let (lab, dsmc) = Lab::on_tsm("");
+    let data = bytes(3, 50_000);
+    let mount = lab.mount();
+    let path = model::write(&mount, "a.img", &data);
+    assert_eq!(fs::read(&path).unwrap(), data);
+    drop(mount);
+    // As a disk does it: nobody has touched the file.
+    let staged = |kind: &str| {
+        let entries = fs::read_dir(lab.path("staging/.staged")).unwrap();
+        let mut paths = entries.map(|entry| entry.unwrap().path());
+        paths
+            .find(|path| path.extension().is_some_and(|e| e == kind))
+            .unwrap()
+    };
+    let file = fs::File::options().write(true).open(staged("img")).unwrap();
+    file.write_all_at(&[data[7] ^ 1], 7).unwrap();
+    let stat = file.metadata().unwrap();
+    let text = fs::read(staged("json")).unwrap();
+    let mut note: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    note["touched"] = serde_json::json!([stat.ctime(), stat.ctime_nsec()]);
+    fs::write(staged("json"), note.to_string()).unwrap();
+    let config = lab.config();
+    let verify = ["verify", "--config", config.to_str().unwrap()];
+    let before = dsmc.count("restore");
+    run(&mut lab.cinderfs(&verify));
+    assert_eq!(dsmc.count("restore"), before + 1);
+    let mount = lab.mount();
+    assert_eq!(fs::read(mount.volume(VOLUME).join("a.img")).unwrap(), data);
+}

@@ -118,6 +118,47 @@ fn a_note_is_garbage_only_where_it_is_ours_and_the_server_has_nothing() {
 }
 
 #[test]
+fn notes_of_another_node_are_no_garbage() {
+    let (lab, dsmc) = Lab::on_tsm("");
+    let node = |name: &str| {
+        let text = format!("SErvername ONE\nNODENAME {name}\n");
+        fs::write(dsmc.server().join("dsm.sys"), text).unwrap();
+    };
+    node("one");
+    let mount = lab.mount();
+    model::write(&mount, "a.img", b"one");
+    drop(mount);
+    // Somebody has configured the client anew: the server has nothing for this node.
+    node("other");
+    let config = lab.config();
+    let arguments = ["gc", "--older-than", "0", "--delete", "--config"];
+    let arguments = [&arguments[..], &[config.to_str().unwrap()]].concat();
+    let said = run(&mut lab.cinderfs(&arguments));
+    assert_eq!(said, "nothing is left over\n");
+    node("one");
+    assert_eq!(names(&lab.mount().volume(VOLUME)), ["a.img"]);
+}
+
+#[test]
+fn a_deletion_that_hangs_is_given_up_in_time() {
+    let (lab, dsmc) = Lab::on_tsm("backup_tsm_session_timeout = 1\n");
+    let mount = lab.mount();
+    let path = model::write(&mount, "a.img", b"one");
+    dsmc.faults(&json!([{"fault": "hang", "on": ["delete"]}]));
+    assert_eq!(errno(fs::remove_file(&path)), libc::EIO);
+    assert!(
+        lab.log().contains("no sign of life for 1 s"),
+        "{}",
+        lab.log()
+    );
+    assert!(dsmc.running("delete").is_empty());
+    dsmc.faults(&json!([]));
+    assert_eq!(fs::read(&path).unwrap(), b"one");
+    fs::remove_file(&path).unwrap();
+    assert_eq!(dsmc.objects(), [""; 0]);
+}
+
+#[test]
 fn append_only_deletes_nothing() {
     let (lab, dsmc) = Lab::on_tsm("append_only = true\n");
     let mount = lab.mount();

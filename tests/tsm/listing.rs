@@ -234,3 +234,110 @@ fn without_the_client_that_is_said() {
     assert!(error.contains("/nowhere/dsmc cannot be run"), "{error}");
     assert!(error.contains("backup_tsm_dsmc_path"), "{error}");
 }
+
+#[test]
+fn there_is_none_counts_only_when_nothing_else_is_said() {
+    let (lab, dsmc) = Lab::on_tsm("");
+    let mount = lab.mount();
+    let said = "ANS1999W Some of it could not be looked at.";
+    dsmc.faults(&json!([{"fault": "message", "value": said, "on": ["query-backup"]}]));
+    assert_eq!(list(&mount), Err(libc::EIO));
+    assert!(lab.log().contains(said), "{}", lab.log());
+    dsmc.faults(&json!([]));
+    assert_eq!(list(&mount), Ok(vec![]));
+}
+
+#[test]
+fn a_name_that_may_be_a_damaged_one_of_ours_is_an_error() {
+    let (lab, dsmc) = Lab::on_tsm("backup_tsm_list_images = false\n");
+    let folder = lab.path("staging").join(VOLUME);
+    as_cinder(&dsmc, &folder, 1, b"one");
+    for odd in ["backup-0000 0002", "backup-\u{1b}[0m"] {
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join(odd);
+        fs::write(&path, b"odd").unwrap();
+        run(&mut dsmc.command(&["selective".as_ref(), path.as_os_str()]));
+        fs::remove_file(&path).unwrap();
+        let mount = lab.mount();
+        assert_eq!(list(&mount), Err(libc::EIO), "{odd:?}");
+        assert!(lab.log().contains("no name that is known"), "{odd:?}");
+        let delete = ["delete".as_ref(), "backup".as_ref(), "-noprompt".as_ref()];
+        run(&mut dsmc.command(&[&delete[..], &[path.as_os_str()]].concat()));
+        assert_eq!(list(&mount), Ok(vec![VOLUME.to_owned()]), "{odd:?}");
+    }
+}
+
+#[test]
+fn images_that_must_be_asked_for_by_name_are_those_of_the_records() {
+    let (lab, dsmc) = Lab::on_tsm("");
+    let devices = lab.path("dev");
+    let image = as_cinder_image(&dsmc, &devices, 1, b"an image");
+    let gone = devices.join(format!("backup-{}", id(2)));
+    let odd = devices.join("backup-*");
+    let catalog = lab.path("records");
+    fs::create_dir(&catalog).unwrap();
+    for (number, path) in [(1, &image), (2, &gone), (3, &odd)] {
+        let text = record(number, path, "image").to_string();
+        fs::write(catalog.join(format!("{number}.json")), text).unwrap();
+    }
+    // What another driver has is none of this one's.
+    let mut other = record(4, &gone, "image");
+    other["service"] = json!("cinder.backup.drivers.ceph.CephBackupDriver");
+    fs::write(catalog.join("4.json"), other.to_string()).unwrap();
+    lab.configure(&format!(
+        "list_ttl = 0\nbackup_tsm_catalog_path = {}\n",
+        catalog.display()
+    ));
+    dsmc.faults(&json!([{"fault": "needs-name", "on": ["query-image"]}]));
+    let mount = lab.mount();
+    for _ in 0..2 {
+        assert_eq!(list(&mount), Ok(vec![VOLUME.to_owned()]));
+        let volume = mount.path("tsm").join(VOLUME);
+        let listed = names(&volume);
+        assert_eq!(listed, ["20170301T040506Z-nightly-00000001.img"]);
+        assert_eq!(fs::read(volume.join(&listed[0])).unwrap(), b"an image");
+    }
+    assert!(lab.log().contains("only those images"), "{}", lab.log());
+    assert!(lab.log().contains("is not listed"), "{}", lab.log());
+    // One that is not there is not asked for again and again, and one that must not be never.
+    let asked = |path: &std::path::Path| {
+        let of = |call: &&serde_json::Value| call["operation"] == "query-image";
+        let calls = dsmc.calls();
+        let words = calls.iter().filter(of).map(|call| call.to_string());
+        let path = path.display().to_string();
+        words.filter(|words| words.contains(&path)).count()
+    };
+    assert_eq!((asked(&gone), asked(&odd)), (1, 0));
+}
+
+#[test]
+fn names_begin_as_they_are_told_to_and_the_option_file_is_handed_on() {
+    let (lab, dsmc) = Lab::on_tsm("");
+    let options = lab.path("own.opt");
+    fs::write(&options, "SErvername ONE\n").unwrap();
+    fs::write(
+        dsmc.server().join("dsm.sys"),
+        "SErvername ONE\nNODENAME N\n",
+    )
+    .unwrap();
+    let folder = lab.path("staging").join(VOLUME);
+    as_cinder(&dsmc, &folder, 1, b"of another prefix");
+    lab.configure(&format!(
+        "backup_tsm_volume_prefix = nightly\nbackup_tsm_option_file = {}\n",
+        options.display()
+    ));
+    let mount = lab.mount();
+    let path = model::write(&mount, "a.img", b"one");
+    assert_eq!(fs::read(path).unwrap(), b"one");
+    assert_eq!(names(&mount.path("tsm").join(VOLUME)), ["a.img"]);
+    let own = format!("{}/nightly-", folder.display());
+    assert!(dsmc.objects().iter().any(|path| path.starts_with(&own)));
+    let word = format!("-optfile={}", options.display());
+    let calls = dsmc.calls();
+    let ours: Vec<_> = calls.iter().skip(1).collect();
+    assert!(!ours.is_empty());
+    for call in ours {
+        let words = call["arguments"].as_array().unwrap();
+        assert!(words.contains(&json!(word)), "{call}");
+    }
+}

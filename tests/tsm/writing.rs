@@ -95,6 +95,21 @@ fn programs_write_as_they_like() {
     run(&mut lab.cinderfs(&["verify", "--config", lab.config().to_str().unwrap(), "tsm"]));
 }
 
+#[test]
+fn a_program_that_renames_what_it_wrote_is_refused_and_leaves_nothing() {
+    let (lab, dsmc) = Lab::on_tsm("");
+    let source = lab.source("disk.img", &bytes(1, 100_000));
+    let mount = lab.mount();
+    let volume = mount.volume(VOLUME);
+    let (code, said) = fail(&mut shell(r#"rsync "$1" "$2/a.img""#, &[&source, &volume]));
+    assert_eq!(code, 23, "{said}");
+    assert!(said.contains("Operation not supported"), "{said}");
+    wait_for("it is cleared away", || dsmc.objects().is_empty());
+    assert_eq!(names(&volume), [""; 0]);
+    mount.unmount();
+    check_tidy(&lab);
+}
+
 /// Writes a file, and gives what close(2) says.
 fn write_and_close(mount: &Mount<'_>, name: &str, data: &[u8]) -> i32 {
     let mut file = fs::File::create(mount.volume(VOLUME).join(name)).unwrap();
