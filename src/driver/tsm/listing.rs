@@ -36,7 +36,10 @@ pub struct Listing {
 
 #[derive(Debug, Default)]
 struct State {
+    /// When it was asked for last; `None`: it has to be asked for once more.
     listed: Option<Instant>,
+    /// It has been asked for and answered before.
+    is_known: bool,
     shown: Shown,
     /// What was changed here while the server was being asked; `None`: it is not.
     edits: Option<Vec<Edit>>,
@@ -187,7 +190,7 @@ impl Listing {
         }
         let (has_older, is_troubled) = {
             let state = self.lock();
-            (state.listed.is_some(), state.trouble.is_some())
+            (state.is_known, state.trouble.is_some())
         };
         let listing = Arc::clone(self);
         // It goes on when nobody waits any more.
@@ -199,18 +202,21 @@ impl Listing {
             let refreshed = listing.refresh().await;
             turn.note(refreshed)
         });
-        let patience = if is_troubled { SHORT } else { LONG };
-        let ended = match has_older {
-            false => asked.await,
-            true => match tokio::time::timeout(patience, asked).await {
-                Ok(ended) => ended,
-                Err(_) => {
-                    let reason = "dsmc has not answered yet, and is waited for";
-                    let late = Error::new(Kind::TimedOut, "list", "the backups", reason);
-                    self.lock().trouble.get_or_insert(late);
-                    return Ok(());
+        // Who has nothing to show waits for an answer, but not again and again.
+        let ended = match (has_older, is_troubled) {
+            (false, false) => asked.await,
+            _ => {
+                let patience = if is_troubled { SHORT } else { LONG };
+                match tokio::time::timeout(patience, asked).await {
+                    Ok(ended) => ended,
+                    Err(_) => {
+                        let reason = "dsmc has not answered yet, and is waited for";
+                        let late = Error::new(Kind::TimedOut, "list", "the backups", reason);
+                        let late = self.lock().trouble.get_or_insert(late).clone();
+                        return if has_older { Ok(()) } else { Err(late) };
+                    }
                 }
-            },
+            }
         };
         ended.unwrap_or_else(|e| {
             let reason = format!("a fault of the program: {e}");
@@ -229,11 +235,12 @@ impl Listing {
                 state.shown = shown;
                 state.trouble = missing;
                 state.listed = Some(Instant::now());
+                state.is_known = true;
                 Ok(())
             }
             Err(e) => {
                 let was_well = state.trouble.replace(e.clone()).is_none();
-                if state.listed.is_none() {
+                if !state.is_known {
                     return Err(e);
                 }
                 if was_well {
