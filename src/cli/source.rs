@@ -20,11 +20,11 @@ const OP: &str = "back up";
 #[derive(Debug, Args)]
 pub struct RbdArguments {
     /// Ceph's configuration file, for a source rbd:...; without it, that of the backend if it
-    /// is in Ceph, else /etc/ceph/ceph.conf
+    /// is in Ceph, or of the only one that is, else /etc/ceph/ceph.conf
     #[arg(long, value_name = "FILE")]
     rbd_conf: Option<PathBuf>,
     /// Ceph's user, without "client.", for a source rbd:...; without it, that of the backend
-    /// if it is in Ceph, else cinder
+    /// if it is in Ceph, or of the only one that is, else cinder
     #[arg(long, value_name = "NAME")]
     rbd_user: Option<String>,
 }
