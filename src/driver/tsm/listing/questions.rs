@@ -175,7 +175,9 @@ impl Listing {
             let name = match told(&row.path, mode, &self.options.prefix) {
                 Told::Backup(name) => name,
                 // Perhaps it is one of ours, in a form that nobody knows.
-                _ if row.is_joined => return Err(not_known(&row.path, mode)),
+                _ if row.is_joined && !self.is_there(&row.path, mode).await? => {
+                    return Err(not_known(&row.path, mode));
+                }
                 Told::Odd
                     if row
                         .path
@@ -189,7 +191,7 @@ impl Listing {
                 }
                 Told::Foreign => continue,
             };
-            if row.is_joined && !self.is_there(&name).await? {
+            if row.is_joined && !self.is_there(&row.path, mode).await? {
                 return Err(not_known(&row.path, mode));
             }
             objects.push((name, row));
@@ -198,13 +200,13 @@ impl Listing {
     }
 
     /// Whether a name that was put together of several lines is that of an object.
-    async fn is_there(&self, name: &Name) -> Result<bool> {
-        let key = (name.path.clone(), name.mode);
+    async fn is_there(&self, path: &str, mode: Mode) -> Result<bool> {
+        let key = (PathBuf::from(path), mode);
         if self.lock().confirmed.contains(&key) {
             return Ok(true);
         }
-        let rows = self.client.versions(&name.path, name.mode).await?;
-        let is_it = rows.iter().any(|row| Path::new(&row.path) == name.path);
+        let rows = self.client.versions(&key.0, mode).await?;
+        let is_it = rows.iter().any(|row| row.path == path);
         if is_it {
             self.lock().confirmed.insert(key);
         }
