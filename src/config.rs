@@ -4,7 +4,7 @@
 //! `ini` reads the syntax (oslo.config's), `options` lists the names and defaults,
 //! `scope` finds the value of an option and says where it stands, `value` turns text
 //! into numbers, paths and names, `drivers` builds the options of each driver, `share`,
-//! `swift` and `ceph` those of these, `environment` looks variables up, `assembly` puts it
+//! `swift`, `ceph` and `tsm` those of these, `environment` looks variables up, `assembly` puts it
 //! all together, `place`
 //! knows what holds without a file.
 //!
@@ -24,6 +24,7 @@ mod place;
 mod scope;
 mod share;
 mod swift;
+mod tsm;
 mod value;
 
 #[cfg(test)]
@@ -38,6 +39,7 @@ use environment::Environment;
 use ini::Document;
 pub use share::{Share, ShareKind};
 pub use swift::{Containers, Credential, Domain, Endpoint, Identity, Login, Named, Swift, Trust};
+pub use tsm::Tsm;
 
 /// All that is configured. There is at least one backend, and no two share a name.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,6 +115,8 @@ pub enum Driver {
     Swift(Box<Swift>),
     /// A pool of a Ceph cluster.
     Ceph(Box<Ceph>),
+    /// IBM Storage Protect, by its client.
+    Tsm(Box<Tsm>),
 }
 
 /// Options of the driver `posix`.
@@ -148,7 +152,8 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self> {
         let document = Document::read(path)?;
         let config = assembly::of_document(&document, &Environment::of_program())?;
-        let is_used = |backend: &Backend| matches!(backend.driver, Driver::Swift(_));
+        let is_used =
+            |backend: &Backend| matches!(backend.driver, Driver::Swift(_) | Driver::Tsm(_));
         if config.backends.iter().any(is_used)
             && let Some(warning) = document.exposed(options::SECRET)
         {

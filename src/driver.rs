@@ -14,6 +14,7 @@ mod original;
 mod quota;
 mod record;
 mod sink;
+mod tsm;
 
 pub use ceph::{Access as RbdAccess, RbdName, RbdOriginal, RbdSource};
 pub use check::{Garbage, GarbageKind, Progress, Verdict};
@@ -262,6 +263,7 @@ pub fn build(backend: &config::Backend, resources: &Resources) -> Result<Arc<dyn
         config::Driver::Ceph(options) => {
             Arc::new(ceph::CephDriver::new(options, common, resources))
         }
+        config::Driver::Tsm(options) => Arc::new(tsm::TsmDriver::new(options, common)),
     };
     Ok(quota::LimitedDriver::wrap(driver, backend.common.quotas))
 }

@@ -76,6 +76,10 @@ impl StoreArguments {
                     clusters.insert(backend.name.clone(), RbdAccess::of(options));
                     "ceph"
                 }
+                config::Driver::Tsm(options) => {
+                    folders.extend(options.staging.canonicalize());
+                    "tsm"
+                }
             };
             backends.push(Backend {
                 name: backend.name.clone(),

@@ -13,6 +13,7 @@ use crate::tree::{check_file_name, describe, volume_id_of};
 use clap::Args;
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::sync::Notify;
 
 /// What is being done, in messages.
 const OP: &str = "back up";
@@ -150,7 +151,12 @@ async fn back_up(
     let bar = Arc::new(Bar::new("backing up", size, quiet));
     let says = Arc::clone(&bar);
     // Before anything is stored: a signal that comes early must not leave it behind.
-    let stop = stop_at_signals(move |text| says.say(text))?;
+    let asked = Arc::new(Notify::new());
+    let asks = Arc::clone(&asked);
+    let stop = stop_at_signals(move |text| {
+        says.say(text);
+        asks.notify_one();
+    })?;
     let sink = driver.create(&plan.volume_id, plan.basis).await?;
     let buffers = Buffers {
         budget: Arc::clone(&wired.budget),
@@ -164,9 +170,18 @@ async fn back_up(
         let size = original.size();
         sink.admit_size(size)?;
         let progress: Arc<dyn Progress> = bar.clone();
-        copy_in(original, &sink, &buffers, &progress, &stop).await?;
+        match source.device() {
+            Some(device) if sink.take_device(device).await? => progress.advance(size),
+            _ => copy_in(original, &sink, &buffers, &progress, &stop).await?,
+        }
         read.check(&bar).await?;
-        sink.publish(size, &plan.description).await
+        let mut published = sink.publish(size, &plan.description);
+        // All of it may only be sent now.
+        tokio::select! {
+            published = &mut published => return published,
+            () = asked.notified() => sink.break_off(),
+        }
+        published.await
     };
     let done = done.await;
     match (&done, &reading) {

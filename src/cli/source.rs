@@ -1,6 +1,6 @@
 //! What `cinderfs backup` reads: a file, a block device, or an RBD image.
 
-use super::disk::{Disk, kind_of};
+use super::disk::{Disk, DiskKind, kind_of};
 use super::progress::Bar;
 use super::{Failure, usage};
 use crate::config;
@@ -94,6 +94,14 @@ impl Source {
         match rbd_name(path).map_err(usage)? {
             Some(name) => Ok(Self::Rbd(RbdSource::new(rbd.access(backend)?, name))),
             None => open_disk(path, force),
+        }
+    }
+
+    /// The block device that it is, if it is one.
+    pub fn device(&self) -> Option<&Path> {
+        match self {
+            Self::Disk(disk, _) if disk.kind == DiskKind::Device => Some(&disk.path),
+            _ => None,
         }
     }
 

@@ -9,7 +9,7 @@ use super::environment::Environment;
 use super::options;
 use super::scope::{Scope, Setting};
 use super::value::{self, Wrong};
-use super::{Chunked, Driver, Posix, ceph, share, swift};
+use super::{Chunked, Driver, Posix, ceph, share, swift, tsm};
 use crate::error::Result;
 
 /// Makes the options of a driver from what a section says.
@@ -30,7 +30,7 @@ const DRIVERS: &[DriverEntry] = &[
     entry("glusterfs", "GlusterfsBackupDriver", Some(share::glusterfs)),
     entry("swift", "SwiftBackupDriver", Some(swift::build)),
     entry("ceph", "CephBackupDriver", Some(ceph::build)),
-    entry("tsm", "TSMBackupDriver", None),
+    entry("tsm", "TSMBackupDriver", Some(tsm::build)),
     entry("s3", "S3BackupDriver", None),
     entry("gcs", "GoogleBackupDriver", None),
 ];

@@ -29,6 +29,16 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("restore_discard_excess_bytes", "true"),
     // Cinder's default, for volumes, is that of librados: 300.
     ("rados_connect_timeout", "30"),
+    ("backup_tsm_volume_prefix", "backup"),
+    ("backup_tsm_compression", "true"),
+    ("backup_tsm_dsmc_path", "dsmc"),
+    ("backup_tsm_staging_path", "$state_path/backup_tsm"),
+    ("backup_tsm_staging_limit", "0"),
+    ("backup_tsm_session_timeout", "120"),
+    ("backup_tsm_mount_timeout", "1800"),
+    ("backup_tsm_mode", "file"),
+    ("backup_tsm_list_images", "true"),
+    ("backup_tsm_legacy_commands", "false"),
     ("swift_catalog_info", "object-store:swift:publicURL"),
     ("request_timeout", "60"),
     ("memory", "256MiB"),
@@ -62,6 +72,18 @@ pub(super) const OF_DRIVER: &[&str] = &[
     "backup_swift_application_credential_secret",
     "backup_swift_containers",
     "backup_swift_token_file",
+    "backup_tsm_catalog_path",
+    "backup_tsm_dsmc_path",
+    "backup_tsm_folders",
+    "backup_tsm_legacy_commands",
+    "backup_tsm_list_images",
+    "backup_tsm_mode",
+    "backup_tsm_mount_timeout",
+    "backup_tsm_option_file",
+    "backup_tsm_server_name",
+    "backup_tsm_session_timeout",
+    "backup_tsm_staging_limit",
+    "backup_tsm_staging_path",
     // Of Cinder's volumes.
     "rados_connect_timeout",
 ];
@@ -70,6 +92,7 @@ pub(super) const OF_DRIVER: &[&str] = &[
 pub(super) const SECRET: &[&str] = &[
     "backup_swift_application_credential_secret",
     "backup_swift_key",
+    "backup_tsm_password",
 ];
 
 /// The options of Cinder that may stand in the section of a backend: all that Cinder

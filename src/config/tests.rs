@@ -5,6 +5,7 @@ mod limits;
 mod share;
 mod swift;
 mod swift_login;
+mod tsm;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -417,7 +418,7 @@ fn drivers_are_known_by_three_names() {
     ] {
         accept(&format!("[DEFAULT]\nbackup_driver = {name}\n"));
     }
-    for name in ["tsm", "s3", "gcs"] {
+    for name in ["s3", "gcs"] {
         let message = refuse(&format!(
             "[x]\nbackup_driver = cinder.backup.drivers.{name}\n"
         ));

@@ -13,6 +13,7 @@ use crate::error::{Error, Kind, Result};
 use async_trait::async_trait;
 use std::collections::HashMap;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -330,6 +331,10 @@ impl BackupSink for LimitedSink {
             .map_or(Ok(()), |place| place.admit(size))
     }
 
+    async fn take_device(&self, device: &Path) -> Result<bool> {
+        self.inner.take_device(device).await
+    }
+
     fn parent_id(&self) -> Option<String> {
         self.inner.parent_id()
     }
@@ -380,5 +385,9 @@ impl BackupSink for LimitedSink {
         self.inner.seal();
         let place = self.place().take();
         drop(place);
+    }
+
+    fn break_off(&self) {
+        self.inner.break_off();
     }
 }

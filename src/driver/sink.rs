@@ -8,6 +8,7 @@ use bytes::Bytes;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -149,6 +150,15 @@ pub trait BackupSink: Send + Sync {
     /// `Quota`, `NoSpace`.
     fn admit_size(&self, size: u64) -> Result<()>;
 
+    /// Takes all of a block device as it is, where the driver has a way of its own to do
+    /// that. `false`: it has none, and what is on it is to be stored.
+    ///
+    /// # Errors
+    /// When it has one, and it cannot be used.
+    async fn take_device(&self, _device: &Path) -> Result<bool> {
+        Ok(false)
+    }
+
     /// What tells which blocks of chunk `index` have changed, where not all of them are to
     /// be stored.
     ///
@@ -184,4 +194,8 @@ pub trait BackupSink: Send + Sync {
 
     /// Nothing more will be stored: others may build on what was published.
     fn seal(&self);
+
+    /// Nobody wants what is being published any more, or will be: where that takes long, it
+    /// fails soon, and can be discarded. Elsewhere it goes on.
+    fn break_off(&self) {}
 }

@@ -206,6 +206,7 @@ impl Tree {
                 "driver": backend.kind,
                 "state": state,
                 "error": error,
+                "waiting": backend.driver.retried().map(|e| e.to_string()),
             });
         }))
         .await;

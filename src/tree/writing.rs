@@ -139,9 +139,14 @@ impl Tree {
                 tracing::error!("backup {id} ({name}) is lost: {e}");
                 draft.unlink();
             } else {
-                tracing::error!("backup {id} ({name}) stays as it was published before: {e}");
-                if let Err(e) = draft.writer.revert().await {
-                    tracing::error!("parts of backup {id} are left beside it: {e}");
+                match draft.writer.revert().await {
+                    Ok(()) => tracing::error!(
+                        "backup {id} ({name}) stays as it was published before: {e}"
+                    ),
+                    Err(left) => tracing::error!(
+                        "backup {id} ({name}) was published before, and what was written since \
+                         is lost: {e}; and parts of that may be left: {left}"
+                    ),
                 }
             }
         }

@@ -9,6 +9,8 @@ pub mod cinder;
 #[allow(dead_code, reason = "each test uses a part of it")]
 pub mod device;
 #[allow(dead_code, reason = "each test uses a part of it")]
+pub mod dsmc;
+#[allow(dead_code, reason = "each test uses a part of it")]
 pub mod glusterfs;
 #[allow(dead_code, reason = "each test uses a part of it")]
 pub mod golden;

@@ -1,9 +1,8 @@
 //! What can be changed of a backup that is there, and when it can be deleted.
 
-use crate::Place;
 use crate::common::cinder::{Cinder, get};
-use crate::common::library::{Dice, described, options};
-use cinderfs::driver::chunked::Options;
+use crate::common::library::{Dice, described};
+use crate::{Ground, Place};
 use cinderfs::driver::{Basis, Change};
 use cinderfs::error::Kind;
 use cinderfs::store::fault::Call;
@@ -83,11 +82,8 @@ pub async fn deletes_what_nothing_is_built_on(place: &Place) {
     assert_eq!(containers.is_empty(), place.removes_containers);
 }
 
-pub async fn deletes_nothing_when_it_may_only_append(place: &Place) {
-    let rooms = place.with(Options {
-        append_only: true,
-        ..options(place.layout)
-    });
+pub async fn deletes_nothing_when_it_may_only_append(place: &impl Ground) {
+    let rooms = place.append_only();
     let backup = rooms.write("v", b"data").await;
     let error = rooms.driver.delete(&backup).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Sealed);

@@ -6,6 +6,9 @@ use crate::common::library::{MIB, Rooms};
 use cinderfs::config::Config;
 use cinderfs::driver::{Backup, build};
 
+/// A listing that is never old enough.
+const NO_TTL: &str = "list_ttl = 0\n";
+
 /// A pool of its own.
 pub struct Images {
     pool: Pool,
@@ -24,7 +27,7 @@ impl Images {
     fn with(&self, lines: &str) -> Rooms {
         let file = self.folder.path().join("cinder.conf");
         let text = format!(
-            "[ceph]\nbackup_driver = ceph\nlist_ttl = 0\nbackup_ceph_chunk_size = 65536\n{}{lines}",
+            "[ceph]\nbackup_driver = ceph\nbackup_ceph_chunk_size = 65536\n{}{lines}",
             self.pool.lines()
         );
         std::fs::write(&file, text).unwrap();
@@ -50,12 +53,23 @@ impl Images {
 
 impl Ground for Images {
     fn rooms(&self) -> Rooms {
-        self.with("")
+        self.with(NO_TTL)
     }
 
     fn auto(&self, max_chain: Option<u32>) -> Rooms {
         let most = max_chain.map(|most| format!("max_chain = {most}\n"));
-        self.with(&format!("incremental = auto\n{}", most.unwrap_or_default()))
+        self.with(&format!(
+            "{NO_TTL}incremental = auto\n{}",
+            most.unwrap_or_default()
+        ))
+    }
+
+    fn append_only(&self) -> Rooms {
+        self.with(&format!("{NO_TTL}append_only = true\n"))
+    }
+
+    fn slow(&self) -> Rooms {
+        self.with("list_ttl = 3600\n")
     }
 
     async fn objects(&self) -> Vec<String> {

@@ -1,14 +1,12 @@
 //! What a driver lists, and how soon it sees what others do.
 
 use crate::common::cinder::{Cinder, put};
-use crate::common::library::{Dice, options};
+use crate::common::library::Dice;
 use crate::{Ground, Place};
 use cinderfs::driver::Change;
-use cinderfs::driver::chunked::Options;
 use cinderfs::error::Kind;
 use cinderfs::format::Layout;
 use cinderfs::store::fault::Call;
-use std::time::Duration;
 
 pub async fn lists_nothing_without_metadata(place: &Place) {
     let made = Cinder::new(place.layout, "zlib");
@@ -65,28 +63,25 @@ pub async fn shows_what_it_knows_while_the_store_is_down(place: &Place) {
     assert_eq!(rooms.read_all("v", &backup.id).await.unwrap(), b"data");
 }
 
-pub async fn shows_what_others_do(place: &Place) {
+pub async fn shows_what_others_do(place: &impl Ground) {
     let (one, other) = (place.rooms(), place.rooms());
     assert_eq!(one.driver.volumes().await.unwrap(), [""; 0]);
     let backup = other.write("v", b"data").await;
     assert_eq!(one.driver.volumes().await.unwrap(), ["v"]);
     assert_eq!(one.read_all("v", &backup.id).await.unwrap(), b"data");
-    let renamed = Change {
-        name: Some("renamed".into()),
+    let change = Change {
+        description: Some(Some("of the night".into())),
         ..Change::default()
     };
-    other.driver.update(&backup, renamed).await.unwrap();
+    other.driver.update(&backup, change).await.unwrap();
     assert_eq!(
-        one.find("v", &backup.id).await.name.as_deref(),
-        Some("renamed")
+        one.find("v", &backup.id).await.description.as_deref(),
+        Some("of the night")
     );
     other.driver.delete(&backup).await.unwrap();
     assert_eq!(one.driver.backups("v").await.unwrap().len(), 0);
     // Within list_ttl, what the driver itself does shows at once all the same.
-    let slow = place.with(Options {
-        list_ttl: Duration::from_secs(3600),
-        ..options(place.layout)
-    });
+    let slow = place.slow();
     assert_eq!(slow.driver.volumes().await.unwrap(), [""; 0]);
     assert_eq!(slow.driver.backups("v").await.unwrap().len(), 0);
     let backup = slow.write("v", b"own").await;
@@ -98,10 +93,7 @@ pub async fn shows_what_others_do(place: &Place) {
     let volumes = slow.driver.volumes().await.unwrap();
     assert!(!volumes.contains(&"v".to_owned()), "{volumes:?}");
     // So does a deletion of what was there before.
-    let slow = place.with(Options {
-        list_ttl: Duration::from_secs(3600),
-        ..options(place.layout)
-    });
+    let slow = place.slow();
     assert_eq!(slow.driver.volumes().await.unwrap(), ["w"]);
     let backups = slow.driver.backups("w").await.unwrap();
     slow.driver.delete(&backups[0]).await.unwrap();

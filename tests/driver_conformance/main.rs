@@ -10,6 +10,7 @@ mod garbage;
 mod images;
 mod incremental;
 mod listing;
+mod sent;
 mod writing;
 
 use cinderfs::config::Incremental;
@@ -29,6 +30,7 @@ use incremental::content as incremental_content;
 use incremental::parents as incremental_parents;
 use incremental::writing as incremental_writing;
 use std::sync::Arc;
+use std::time::Duration;
 
 type Rule = Box<dyn Fn(&Call) -> Option<Kind> + Send + Sync>;
 
@@ -57,6 +59,10 @@ pub trait Ground {
     fn rooms(&self) -> Rooms;
     /// The same with `incremental = auto`.
     fn auto(&self, max_chain: Option<u32>) -> Rooms;
+    /// The same with `append_only`.
+    fn append_only(&self) -> Rooms;
+    /// The same with a `list_ttl` of an hour.
+    fn slow(&self) -> Rooms;
     /// What there is, by name.
     async fn objects(&self) -> Vec<String>;
     /// The same, and what is in it.
@@ -76,6 +82,20 @@ impl Ground for Place {
         self.with(Options {
             incremental: Incremental::Auto,
             max_chain,
+            ..options(self.layout)
+        })
+    }
+
+    fn append_only(&self) -> Rooms {
+        self.with(Options {
+            append_only: true,
+            ..options(self.layout)
+        })
+    }
+
+    fn slow(&self) -> Rooms {
+        self.with(Options {
+            list_ttl: Duration::from_secs(3600),
             ..options(self.layout)
         })
     }
@@ -190,6 +210,7 @@ macro_rules! every_driver {
 
             every_promise! { $make;
                 writing::publishes_what_was_stored
+                writing::keeps_what_is_said_of_it
                 writing::takes_chunks_in_any_order
                 writing::publishes_again
                 writing::two_rewritten_chunks_never_share_an_object
@@ -308,6 +329,23 @@ mod ceph {
         incremental_writing::discarding_leaves_nothing
         incremental_writing::what_is_sealed_takes_nothing_more
         incremental_writing::chunks_may_change_at_any_time
+        listing::tells_of_a_backup_that_is_gone
+    }
+}
+
+/// Where backups are objects that a client sends as a whole, by an emulator of that client.
+/// There are no increments, and no names that change.
+mod tsm {
+    use super::*;
+
+    every_promise! { Some(sent::Objects::new());
+        writing::keeps_what_is_said_of_it
+        writing::takes_chunks_in_any_order
+        writing::publishes_again
+        writing::refuses_what_is_incomplete
+        writing::discards
+        changing::deletes_nothing_when_it_may_only_append
+        listing::shows_what_others_do
         listing::tells_of_a_backup_that_is_gone
     }
 }

@@ -2,6 +2,7 @@
 //! commands that are started with it.
 
 use super::super::ceph::Pool;
+use super::super::dsmc::Dsmc;
 use super::super::glusterfs::Gluster;
 use super::super::golden::Tree;
 use super::super::share::{self, FileServer, NewShare};
@@ -125,6 +126,20 @@ impl Lab {
         );
         lab.configure(options);
         lab
+    }
+
+    /// The same on the emulator of `dsmc`, in the folder `tsm`; the backend is named `tsm`.
+    pub fn on_tsm(options: &str) -> (Self, Dsmc) {
+        let mut lab = Self::empty("tsm");
+        let dsmc = Dsmc::new(&lab.path("tsm"));
+        lab.lines = format!(
+            "backup_driver = cinder.backup.drivers.tsm.TSMBackupDriver\n\
+             backup_tsm_dsmc_path = {}\nbackup_tsm_staging_path = {}\n",
+            dsmc.program().display(),
+            lab.path("staging").display()
+        );
+        lab.configure(options);
+        (lab, dsmc)
     }
 
     /// The same on a new share, which is mounted below the folder `base`; the backend is

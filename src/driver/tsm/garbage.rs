@@ -1,0 +1,180 @@
+//! What programs that were ended have left in the folder of stages: nothing of it is a
+//! backup, for those are on the server.
+
+use super::Shared;
+use super::catalog::{self, Catalog};
+use super::client::Mode;
+use super::names::{Name, is_id, is_plain};
+use super::option_file::OPTION_FILE;
+use super::spool::SPOOL;
+use super::stage::{ARRIVING, FOLDER, LOCK};
+
+use crate::driver::{Garbage, GarbageKind};
+use crate::error::{Error, Result};
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// Something that may be left over. With a name, it is so only if the server has nothing of
+/// that name.
+pub type Suspect = (Garbage, Option<Name>);
+
+/// All that is left, and was not written to for that long. Blocks. `objects` are those that
+/// the server has.
+///
+/// # Errors
+/// When a folder cannot be read.
+pub fn find(shared: &Shared, age: Duration, objects: &HashSet<Name>) -> Result<Vec<Suspect>> {
+    let staging = &shared.options.staging;
+    let mut found = Vec::new();
+    let mut take = |path: PathBuf, kind, name: Option<Name>| {
+        if is_free(shared, &path)
+            && let Ok(stat) = fs::symlink_metadata(&path)
+            && stat.is_file()
+            && is_old(&stat, age)
+        {
+            let is_note = path.starts_with(&shared.options.catalog);
+            let suspect = name.clone().filter(|_| is_note);
+            let garbage = Garbage {
+                kind,
+                volume_id: name.as_ref().and_then(|name| name.own_volume(staging)),
+                backup_id: name.map(|name| name.id),
+                container: staging.display().to_string(),
+                objects: vec![path.display().to_string()],
+                bytes: stat.len(),
+                modified: stat.modified().ok(),
+            };
+            found.push((garbage, suspect));
+        }
+    };
+    for path in list(&staging.join(SPOOL))? {
+        take(path, GarbageKind::Staged, None);
+    }
+    for path in list(&staging.join(FOLDER))? {
+        let is = |extension: &str| path.extension().is_some_and(|found| found == extension);
+        if is(ARRIVING) || is("img") && !path.with_extension("json").exists() {
+            take(path, GarbageKind::Staged, None);
+        }
+    }
+    for path in list(shared.client.run_folder())? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(OPTION_FILE) {
+            take(path, GarbageKind::Staged, None);
+        }
+    }
+    for folder in list(staging)?.into_iter().filter(|path| path.is_dir()) {
+        for path in list(&folder)? {
+            let text = path.to_string_lossy().into_owned();
+            if let Some(name) = Name::parse(&text, Mode::File, &shared.options.prefix)
+                && name.own_volume(staging).is_some()
+            {
+                take(path, GarbageKind::Unfinished, Some(name));
+            }
+        }
+    }
+    // Notes on what the server does not have (any more).
+    let catalog = Catalog::read(&shared.options.catalog)?;
+    let notes = catalog.notes.into_values();
+    let owner = shared.client.owner();
+    let is_ours = |note: &catalog::Note| note.is_of(&owner) && is_plain(&note.path);
+    for note in notes.filter(is_ours) {
+        let name = Name {
+            path: note.path,
+            mode: note.mode,
+            id: note.id,
+        };
+        if !objects.contains(&name) {
+            let path = catalog::path_of(&shared.options.catalog, &name.id);
+            take(path, GarbageKind::Unfinished, Some(name));
+        }
+    }
+    Ok(found)
+}
+
+/// What a note that is to be removed is on; `None` when it is no note. Blocks.
+///
+/// # Errors
+/// When it is not known any more whose it is.
+pub fn noted(shared: &Shared, garbage: &Garbage) -> Result<Option<Name>> {
+    let folder = &shared.options.catalog;
+    let is_note = |path: &&String| Path::new(path).parent() == Some(folder.as_path());
+    let Some(path) = garbage.objects.iter().find(is_note) else {
+        return Ok(None);
+    };
+    let id = garbage.backup_id.as_deref().filter(|id| is_id(id));
+    let note = id.and_then(|id| catalog::note_of(folder, id));
+    let note = note.filter(|note| note.is_of(&shared.client.owner()));
+    let note = note.ok_or_else(|| Error::corrupt("remove", path, "it is no note that is known"))?;
+    Ok(Some(Name {
+        path: note.path,
+        mode: note.mode,
+        id: note.id,
+    }))
+}
+
+/// Removes what was found, if it still is that. Blocks.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn sweep(shared: &Shared, garbage: &Garbage, objects: &HashSet<Name>) -> Result<bool> {
+    for object in &garbage.objects {
+        let path = Path::new(object);
+        let is_ours =
+            path.starts_with(&shared.options.staging) || path.starts_with(&shared.options.catalog);
+        let note_of = |name: &Name| catalog::path_of(&shared.options.catalog, &name.id);
+        let is_back = objects.iter().any(|name| note_of(name) == path);
+        let is_same = fs::symlink_metadata(path)
+            .and_then(|stat| stat.modified())
+            .is_ok_and(|modified| Some(modified) == garbage.modified);
+        if !is_ours || is_back || !is_same || !is_free(shared, path) {
+            return Ok(false);
+        }
+        fs::remove_file(path).map_err(|e| Error::io("remove", object.clone(), &e))?;
+        if garbage.kind == GarbageKind::Unfinished
+            && let Some(folder) = path.parent()
+            && folder != shared.options.catalog
+        {
+            let _ = fs::remove_dir(folder);
+        }
+    }
+    Ok(true)
+}
+
+fn is_old(stat: &fs::Metadata, age: Duration) -> bool {
+    let modified = stat.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+    let since = SystemTime::now().duration_since(modified);
+    since.unwrap_or_default() >= age
+}
+
+/// Whether nobody is at it: who is holds a lock, on the file or on the one beside it.
+fn is_free(shared: &Shared, path: &Path) -> bool {
+    let extension = path.extension().unwrap_or_default();
+    let lock = if extension == ARRIVING {
+        path.with_extension(LOCK)
+    } else if path.starts_with(&shared.options.catalog) && extension == "json" {
+        // Its backup may be on its way.
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let id = name.split('.').next().unwrap_or_default();
+        shared.options.staging.join(SPOOL).join(id)
+    } else {
+        path.to_owned()
+    };
+    match File::open(lock) {
+        Ok(file) => file.try_lock().is_ok(),
+        Err(e) => e.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+    let failed = |e| Error::io("look into", folder.display().to_string(), &e);
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(failed(e)),
+    };
+    let paths = entries.map(|entry| Ok(entry?.path()));
+    let mut paths = paths.collect::<std::io::Result<Vec<_>>>().map_err(failed)?;
+    paths.sort_unstable();
+    Ok(paths)
+}
