@@ -359,7 +359,7 @@ fn a_full_spool_is_enospc() {
     assert_eq!(dsmc.objects(), [""; 0]);
     // The kernel tells of the last close after the program was told how it went.
     wait_for("there is room again", || {
-        let stat = rustix::fs::statvfs(&lab.path("staging")).unwrap();
+        let stat = rustix::fs::statvfs(lab.path("staging")).unwrap();
         stat.f_bavail * stat.f_frsize >= 7 << 20
     });
     assert_eq!(write_and_close(&mount, "b.img", &bytes(6, MIB)), 0);
