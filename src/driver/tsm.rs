@@ -14,6 +14,7 @@ mod found;
 mod garbage;
 mod gate;
 mod growth;
+mod left;
 mod listing;
 mod names;
 mod option_file;

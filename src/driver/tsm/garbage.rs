@@ -4,10 +4,11 @@
 use super::Shared;
 use super::catalog::{self, Catalog};
 use super::client::Mode;
+use super::left::lock_of;
 use super::names::{Name, is_id, is_plain};
 use super::option_file::OPTION_FILE;
 use super::spool::SPOOL;
-use super::stage::{ARRIVING, FOLDER, LOCK, key_of};
+use super::stage::{ARRIVING, FOLDER};
 use crate::driver::{Garbage, GarbageKind};
 use crate::error::{Error, Result};
 use std::collections::HashSet;
@@ -186,8 +187,7 @@ fn is_old(stat: &fs::Metadata, age: Duration) -> bool {
 fn is_free(shared: &Shared, path: &Path) -> bool {
     let extension = path.extension().unwrap_or_default();
     let lock = if extension == ARRIVING {
-        let key = key_of(path).unwrap_or_default();
-        path.with_file_name(format!("{key}.{LOCK}"))
+        lock_of(path)
     } else if path.starts_with(&shared.options.catalog) && extension == "json" {
         // Its backup may be on its way.
         let name = path.file_name().unwrap_or_default().to_string_lossy();

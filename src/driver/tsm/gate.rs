@@ -76,6 +76,6 @@ mod tests {
         }
         assert!(gate.waiting().is_none());
         places.pop();
-        gate.pass().await.unwrap();
+        drop(gate.pass().await.unwrap());
     }
 }

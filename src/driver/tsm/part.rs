@@ -4,6 +4,7 @@
 use super::catalog::Sent;
 use super::found::Found;
 use super::growth::{Growth, open_plain, sha256};
+use super::left;
 use super::listing::Listing;
 use super::names::Name;
 use super::rows::Size;
@@ -289,7 +290,7 @@ impl Part {
             let size = most(self.size);
             blocking(move || {
                 // What a program that was ended has left. Nobody else has the lock.
-                shelf.remove_parts(&key);
+                left::remove_parts(shelf.folder(), &key);
                 shelf.reserve(&path, size)
             })
             .await?

@@ -4,11 +4,11 @@
 use super::catalog;
 use super::client::{Client, Mode};
 use super::found::Found;
+use super::left;
 use super::listing::Listing;
 use super::names::Name;
 use super::part::Part;
 use super::rows::Size;
-use super::spool::SPOOL;
 use crate::config;
 use crate::error::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
@@ -28,9 +28,6 @@ pub const ARRIVING: &str = "part";
 const NOTE: &str = "json";
 /// Who fetches an object holds a lock on this.
 pub const LOCK: &str = "lock";
-
-/// What is so old is not about to be locked by somebody.
-const OLD: Duration = Duration::from_secs(60);
 
 /// What is said of a whole object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -254,7 +251,7 @@ impl Shelf {
                 break;
             }
             if missing > 0 && !std::mem::replace(&mut is_swept, true) {
-                self.remove_left_overs();
+                left::make_room(&self.folder);
                 continue;
             }
             let in_use = |key: &str| {
@@ -303,43 +300,6 @@ impl Shelf {
         Error::new(Kind::NoSpace, "stage", format!("{size} bytes"), reason).advise(advice)
     }
 
-    /// Removes what was arriving of an object. Only for who has its lock.
-    pub(super) fn remove_parts(&self, key: &str) {
-        for path in files(&self.folder) {
-            if is_part(&path) && key_of(&path) == Some(key) {
-                let _ = fs::remove_file(path);
-            }
-        }
-    }
-
-    /// Removes what programs that were ended have left: parts, and what was not sent.
-    fn remove_left_overs(&self) {
-        for path in files(&self.folder).into_iter().filter(|path| is_part(path)) {
-            let key = key_of(&path).unwrap_or_default();
-            let lock = match File::open(self.path(key, LOCK)) {
-                Ok(lock) if lock.try_lock().is_err() => continue,
-                lock => lock,
-            };
-            if fs::remove_file(&path).is_ok() {
-                tracing::info!("{} was left over, and makes room", path.display());
-            }
-            drop(lock);
-        }
-        for path in files(&self.folder.with_file_name(SPOOL)) {
-            // One that is new is about to be locked.
-            let is_old = |stat: fs::Metadata| {
-                let age = stat.modified().ok().and_then(|at| at.elapsed().ok());
-                stat.is_file() && age.is_some_and(|age| age >= OLD)
-            };
-            if fs::symlink_metadata(&path).is_ok_and(is_old)
-                && File::open(&path).is_ok_and(|file| file.try_lock().is_ok())
-                && fs::remove_file(&path).is_ok()
-            {
-                tracing::info!("{} was left over, and makes room", path.display());
-            }
-        }
-    }
-
     /// Bytes that are free where the shelf is.
     pub(super) fn free(&self) -> Result<u64> {
         let stat = rustix::fs::statvfs(&self.folder);
@@ -377,20 +337,6 @@ impl Shelf {
 fn taken(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     fs::symlink_metadata(path).map_or(0, |stat| stat.blocks().saturating_mul(512))
-}
-
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).collect()
-}
-
-fn is_part(path: &Path) -> bool {
-    path.extension().is_some_and(|found| found == ARRIVING)
-}
-
-/// The key of the object that a file on the shelf belongs to.
-pub fn key_of(path: &Path) -> Option<&str> {
-    path.file_name()?.to_str()?.split('.').next()
 }
 
 fn touched(stat: &fs::Metadata) -> (i64, i64) {
