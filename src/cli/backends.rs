@@ -22,9 +22,19 @@ pub struct Wired {
     /// Folders in which backends keep their objects, as paths without links.
     pub folders: Vec<PathBuf>,
     /// How the clusters of backends in Ceph are reached, by the names of these.
-    pub clusters: HashMap<String, RbdAccess>,
+    clusters: HashMap<String, RbdAccess>,
     /// What mount(8) shows as the source.
     pub source: String,
+}
+
+impl Wired {
+    /// How the cluster is reached that an RBD image lies in which is backed up to a backend:
+    /// its own, or, when it is not in Ceph, that of the only one that is.
+    pub fn cluster_beside(&self, backend: &str) -> Option<&RbdAccess> {
+        let mut clusters = self.clusters.values();
+        let only = clusters.next().filter(|_| clusters.next().is_none());
+        self.clusters.get(backend).or(only)
+    }
 }
 
 impl StoreArguments {

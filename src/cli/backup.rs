@@ -73,7 +73,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let memory = arguments.memory.as_deref();
     let memory = memory.map(Settings::parse_memory).transpose();
     let wired = arguments.store.wire(memory.map_err(usage)?)?;
-    let cluster = wired.clusters.get(plan.backend);
+    let cluster = wired.cluster_beside(plan.backend);
     let source = Source::open(&arguments.source, arguments.force, &arguments.rbd, cluster)?;
     log::start_for_command();
     let quiet = arguments.quiet || arguments.json;

@@ -3,6 +3,7 @@
 use super::disk::{Disk, DiskKind, kind_of};
 use super::progress::Bar;
 use super::{Failure, usage};
+use crate::config;
 use crate::driver::{Backup, BackupSink, Original, RbdAccess, RbdName, RbdOriginal, RbdSource};
 use crate::error::{Error, Kind, Result};
 use crate::image::OriginalFile;
@@ -10,28 +11,20 @@ use clap::Args;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// What is being done, in messages.
 const OP: &str = "back up";
-/// As Cinder has it.
-const CONF: &str = "/etc/ceph/ceph.conf";
-/// The same.
-const USER: &str = "cinder";
-/// As for a backend that does not say otherwise.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// The same.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How the cluster of an RBD image is reached.
 #[derive(Debug, Args)]
 pub struct RbdArguments {
     /// Ceph's configuration file, for a source rbd:...; without it, that of the backend if it
-    /// is in Ceph, else /etc/ceph/ceph.conf
+    /// is in Ceph, or of the only one that is, else /etc/ceph/ceph.conf
     #[arg(long, value_name = "FILE")]
     rbd_conf: Option<PathBuf>,
     /// Ceph's user, without "client.", for a source rbd:...; without it, that of the backend
-    /// if it is in Ceph, else cinder
+    /// if it is in Ceph, or of the only one that is, else cinder
     #[arg(long, value_name = "NAME")]
     rbd_user: Option<String>,
 }
@@ -68,16 +61,14 @@ impl RbdArguments {
         Err(Error::new(Kind::Invalid, "use option", option, reason))
     }
 
-    fn access(&self, backend: Option<&RbdAccess>) -> RbdAccess {
-        let mut access = backend.cloned().unwrap_or_else(|| RbdAccess {
-            conf: CONF.into(),
-            user: USER.into(),
-            connect_timeout: CONNECT_TIMEOUT,
-            request_timeout: REQUEST_TIMEOUT,
-        });
+    fn access(&self, backend: Option<&RbdAccess>) -> Result<RbdAccess> {
+        let mut access = match backend {
+            Some(access) => access.clone(),
+            None => RbdAccess::of(&config::Ceph::defaults()?),
+        };
         access.conf = self.rbd_conf.clone().unwrap_or(access.conf);
         access.user = self.rbd_user.clone().unwrap_or(access.user);
-        access
+        Ok(access)
     }
 }
 
@@ -101,7 +92,7 @@ impl Source {
         backend: Option<&RbdAccess>,
     ) -> Result<Self, Failure> {
         match rbd_name(path).map_err(usage)? {
-            Some(name) => Ok(Self::Rbd(RbdSource::new(rbd.access(backend), name))),
+            Some(name) => Ok(Self::Rbd(RbdSource::new(rbd.access(backend)?, name))),
             None => open_disk(path, force),
         }
     }

@@ -4,7 +4,8 @@
 //! Must not know how any of this is used.
 
 use super::environment::Environment;
-use super::scope::{Scope, Setting};
+use super::ini::Document;
+use super::scope::{DEFAULT, Scope, Setting};
 use super::value::{self, Wrong};
 use super::{Driver, value::text};
 use crate::error::Result;
@@ -41,6 +42,16 @@ pub struct Ceph {
     pub request_timeout: Duration,
 }
 
+impl Ceph {
+    /// What holds where nothing is configured.
+    ///
+    /// # Errors
+    /// None, as long as the defaults are right.
+    pub fn defaults() -> Result<Self> {
+        of_scope(&Scope::new(&Document::default(), DEFAULT))
+    }
+}
+
 /// How data goes round the objects of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Striping {
@@ -52,7 +63,11 @@ pub struct Striping {
 
 /// The options of the driver `ceph`.
 pub(super) fn build(scope: &Scope<'_>, _environment: &Environment) -> Result<Driver> {
-    Ok(Driver::Ceph(Box::new(Ceph {
+    Ok(Driver::Ceph(Box::new(of_scope(scope)?)))
+}
+
+fn of_scope(scope: &Scope<'_>) -> Result<Ceph> {
+    Ok(Ceph {
         place: scope.place(),
         conf: scope.required("backup_ceph_conf")?.parse(value::path)?,
         user: scope.required("backup_ceph_user")?.parse(user)?,
@@ -74,7 +89,7 @@ pub(super) fn build(scope: &Scope<'_>, _environment: &Environment) -> Result<Dri
             .required("rados_connect_timeout")?
             .parse(connect_timeout)?,
         request_timeout: scope.inherited("request_timeout")?.parse(value::timeout)?,
-    })))
+    })
 }
 
 /// Both, or neither, as librbd wants it.

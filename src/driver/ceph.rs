@@ -29,6 +29,7 @@ mod source;
 mod summary;
 mod target;
 mod threads;
+mod update;
 mod verify;
 mod witness;
 mod write;
@@ -103,8 +104,6 @@ fn chunk_size(configured: u64) -> u64 {
 
 /// The driver of Cinder's `CephBackupDriver`.
 pub struct CephDriver {
-    session: Arc<Session>,
-    catalog: Arc<Catalog>,
     shared: Arc<Shared>,
     request_timeout: Duration,
     budget: Arc<Budget>,
@@ -118,8 +117,8 @@ impl CephDriver {
         let session = Arc::new(Session::new(Access::of(options), &options.pool));
         let catalog = Arc::new(Catalog::new(&session, common.list_ttl));
         let shared = Shared {
-            session: Arc::clone(&session),
-            catalog: Arc::clone(&catalog),
+            session,
+            catalog,
             writing: Arc::default(),
             making: Making {
                 striping: options.striping,
@@ -131,8 +130,6 @@ impl CephDriver {
             append_only: common.append_only,
         };
         Self {
-            catalog,
-            session,
             shared: Arc::new(shared),
             request_timeout: options.request_timeout,
             budget: Arc::clone(&resources.budget),
@@ -142,8 +139,8 @@ impl CephDriver {
 
     async fn content(&self, found: Found) -> Result<RbdContent> {
         let Found { backup, place } = found;
-        let pool = self.session.pool().await?;
-        let deadline = self.session.deadline();
+        let pool = self.shared.session.pool().await?;
+        let deadline = self.shared.session.deadline();
         let snap = place.snap.as_ref().map(|snap| &*snap.name);
         let image = Image::open(&pool, &place.image, snap, deadline).await?;
         let image = Arc::new(image);
@@ -181,7 +178,7 @@ impl CephDriver {
     }
 
     async fn side<'a>(&self, backup: &'a Backup) -> Result<Side<'a>> {
-        let found = self.catalog.find(backup).await?;
+        let found = self.shared.catalog.find(backup).await?;
         let (snap, image_id) = (found.place.snap.clone(), found.place.image_id.clone());
         Ok(Side {
             backup,
@@ -210,7 +207,7 @@ impl CephDriver {
             false => Ok(std::iter::once(0..size).collect()),
         };
         let subject = format!("backup {}", backup.id);
-        let threads = &self.session.threads;
+        let threads = &self.shared.session.threads;
         let data = threads
             .run("find the holes of", &subject, deadline, find)
             .await?;
@@ -236,18 +233,22 @@ fn check_identity(image: &Image, backup: &Backup, place: &Place) -> Result<()> {
 
 impl Debug for CephDriver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CephDriver over the pool {}", self.session.pool_name())
+        write!(
+            f,
+            "CephDriver over the pool {}",
+            self.shared.session.pool_name()
+        )
     }
 }
 
 #[async_trait]
 impl BackupDriver for CephDriver {
     async fn volumes(&self) -> Result<Vec<String>> {
-        self.catalog.volumes().await
+        self.shared.catalog.volumes().await
     }
 
     async fn backups(&self, volume_id: &str) -> Result<Vec<Arc<Backup>>> {
-        self.catalog.backups(volume_id).await
+        self.shared.catalog.backups(volume_id).await
     }
 
     fn hidden(&self) -> Vec<String> {
@@ -255,21 +256,21 @@ impl BackupDriver for CephDriver {
     }
 
     fn trouble(&self) -> Option<Error> {
-        self.catalog.trouble()
+        self.shared.catalog.trouble()
     }
 
     async fn open(&self, backup: &Backup) -> Result<Arc<dyn Content>> {
         if let Some(fault) = &backup.fault {
             return Err(fault.clone());
         }
-        let found = self.catalog.find(backup).await?;
+        let found = self.shared.catalog.find(backup).await?;
         Ok(Arc::new(self.content(found).await?))
     }
 
     async fn volume_metadata(&self, backup: &Backup) -> Result<Option<String>> {
-        let pool = self.session.pool().await?;
+        let pool = self.shared.session.pool().await?;
         let object = volume_metadata_object(&backup.id);
-        match pool.read(&object, self.session.deadline()).await {
+        match pool.read(&object, self.shared.session.deadline()).await {
             Ok(text) => Ok(Some(String::from_utf8_lossy(&text).into_owned())),
             Err(e) if e.kind() == Kind::NotFound => Ok(None),
             Err(e) => Err(e),
@@ -289,7 +290,7 @@ impl BackupDriver for CephDriver {
     }
 
     async fn update(&self, backup: &Backup, change: Change) -> Result<Arc<Backup>> {
-        delete::update(&self.shared, backup, change).await
+        update::update(&self.shared, backup, change).await
     }
 
     async fn delete(&self, backup: &Backup) -> Result<()> {
@@ -301,10 +302,10 @@ impl BackupDriver for CephDriver {
     }
 
     async fn space(&self) -> Result<Option<Space>> {
-        let pool = self.session.pool().await?;
-        let deadline = self.session.deadline();
+        let pool = self.shared.session.pool().await?;
+        let deadline = self.shared.session.deadline();
         let ask = move || pool.cluster().space();
-        let threads = &self.session.threads;
+        let threads = &self.shared.session.threads;
         let space = threads
             .run("ask for the room in", "the cluster", deadline, ask)
             .await?;
@@ -325,13 +326,13 @@ impl BackupDriver for CephDriver {
                 ..Verdict::default()
             });
         }
-        let found = self.catalog.find(backup).await?;
+        let found = self.shared.catalog.find(backup).await?;
         let content = self.content(found).await?;
         let (image, id) = (Arc::clone(&content.image), backup.id.clone());
         let subject = format!("backup {id}");
         let inspect = move || verify::inspect(&image, &id);
-        let deadline = self.session.deadline();
-        let threads = &self.session.threads;
+        let deadline = self.shared.session.deadline();
+        let threads = &self.shared.session.threads;
         let seen = threads.run("check", &subject, deadline, inspect).await?;
         let patience = self.request_timeout;
         let mut verdict = verify::verify(&content, backup, percent, progress, patience).await?;
@@ -350,6 +351,6 @@ impl BackupDriver for CephDriver {
     async fn changes(&self, from: &Backup, to: &Backup) -> Result<Vec<Range<u64>>> {
         changes::check(from, to)?;
         let (from, to) = (self.side(from).await?, self.side(to).await?);
-        changes::changes(&self.session, from, to).await
+        changes::changes(&self.shared.session, from, to).await
     }
 }

@@ -46,6 +46,16 @@ fn new_volume() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
+/// A volume of Cinder's in Ceph, with 9 MiB of data at its beginning.
+fn volume_in<'a>(volumes: &'a Pool, lab: &Lab, judge: &mut Judge) -> (String, Model<'a>) {
+    let volume = new_volume();
+    let image = format!("volume-{volume}");
+    let mut model = Model::new(volumes, &lab.path(""), &image, GIB, &[]);
+    model.write(0..9 * MIB);
+    judge.rbd_volume(&volume, &volumes.name, 1);
+    (volume, model)
+}
+
 /// Lets Cinder write a chain of a volume in Ceph.
 fn check_chain(options: &str) {
     let Some(ceph) = Ceph::shared() else { return };
@@ -217,11 +227,7 @@ fn increments_that_were_broken_off_on_cinders_chain() {
     let Some((lab, mut judge)) = start(ceph, &pool, "") else {
         return;
     };
-    let volume = new_volume();
-    let image = format!("volume-{volume}");
-    let mut model = Model::new(&volumes, &lab.path(""), &image, GIB, &[]);
-    model.write(0..9 * MIB);
-    judge.rbd_volume(&volume, &volumes.name, 1);
+    let (volume, mut model) = volume_in(&volumes, &lab, &mut judge);
     let full = judge.full(&volume, "full", "");
     let first = model.copy("first");
     let base = pool.images().remove(0);
@@ -290,11 +296,7 @@ fn increments_on_cinders_chain() {
     let Some((lab, mut judge)) = start(ceph, &pool, "") else {
         return;
     };
-    let volume = new_volume();
-    let image = format!("volume-{volume}");
-    let mut model = Model::new(&volumes, &lab.path(""), &image, GIB, &[]);
-    model.write(0..9 * MIB);
-    judge.rbd_volume(&volume, &volumes.name, 1);
+    let (volume, mut model) = volume_in(&volumes, &lab, &mut judge);
     let full = judge.full(&volume, "full", "");
     let first = model.copy("first");
     let mount = lab.mount();

@@ -367,3 +367,18 @@ fn one_that_is_interrupted_leaves_no_snapshot() {
     assert_eq!(left, "nothing is left over\n");
     assert_eq!(run(&mut ask(&lab, &["ls", "posix"])), "");
 }
+
+/// Of a backend in Ceph it is known where the cluster is, for backups to another one, too.
+#[test]
+fn into_a_backend_beside_the_only_one_in_ceph() {
+    let Some(ceph) = Ceph::shared() else { return };
+    let pool = ceph.pool();
+    let lab = Lab::on_ceph(&pool, "");
+    let folder = lab.path("beside");
+    std::fs::create_dir(&folder).unwrap();
+    let section = "[beside]\nbackup_driver = posix\nbackup_posix_path = ";
+    lab.configure(&format!("{section}{}\n", folder.display()));
+    let model = sparse(&pool, &lab);
+    run(&mut ask(&lab, &["backup", &source(&pool), "beside"]));
+    check_in("beside", &lab, &image(), &model.file);
+}

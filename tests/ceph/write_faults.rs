@@ -2,7 +2,7 @@
 //! and nothing that was there is lost.
 
 use crate::common::ceph::{Ceph, Part};
-use crate::common::mount::{Lab, command, errno, fail, names, output, wait_for};
+use crate::common::mount::{Lab, command, errno, fail, names, output, run, shell, wait_for};
 use crate::model::{MIB, VOLUME, check_equal};
 use crate::writing::{check_empty, copy_in, gc, scribble, sparse};
 use std::fs::{self, File};
@@ -87,6 +87,58 @@ fn clusters_that_are_full() {
         gc(&lab, &["--delete"]).is_empty()
     });
     assert_eq!(pool.images(), [""; 0]);
+    check_empty(&pool);
+}
+
+/// What pools hold is counted now and then: until it shows, more is taken.
+#[test]
+fn pools_with_a_quota() {
+    let Some(ceph) = Ceph::start() else { return };
+    ceph.go_on(Part::Manager);
+    let pool = ceph.pool();
+    let lab = Lab::on_ceph(&pool, "request_timeout = 20\n");
+    let file = sparse(&lab, "file", 60 * MIB, &[(0, 30 * MIB)]);
+    let mount = lab.mount();
+    let volume = mount.volume(VOLUME);
+    copy_in(&file, &volume.join("a.img"));
+    for folder in [".full", ".incremental"] {
+        let begun = File::create_new(volume.join(folder).join("b.img")).unwrap();
+        begun.set_len(60 * MIB).unwrap();
+        // Whenever a program is started here, this is published.
+        ceph.admin(&["quota", &pool.name, "1000000"]);
+        let data = vec![3; 30 << 20];
+        let failed = begun.write_all_at(&data, 0).and_then(|()| begun.sync_all());
+        assert_eq!(errno(failed), libc::ENOSPC);
+        drop(begun);
+        assert_eq!(
+            errno(File::create_new(volume.join(".full/c.img"))),
+            libc::ENOSPC
+        );
+        assert!(lab.log().contains("as its quota lets it"), "{}", lab.log());
+        assert_eq!(names(&volume), ["a.img", "b.img"]);
+        check_equal(&volume.join("a.img"), &file);
+        assert_eq!(
+            run(&mut shell(
+                r#"tr -d '\0' < "$1" | wc -c"#,
+                &[volume.join("b.img")]
+            )),
+            "0\n"
+        );
+        fs::remove_file(volume.join("b.img")).unwrap();
+        ceph.admin(&["quota", &pool.name, "0"]);
+    }
+    copy_in(&file, &volume.join(".incremental/b.img"));
+    check_equal(&volume.join("b.img"), &file);
+    // Deleting makes room.
+    ceph.admin(&["quota", &pool.name, "1000000"]);
+    for name in ["b.img", "a.img"] {
+        fs::remove_file(volume.join(name)).unwrap();
+    }
+    assert_eq!(names(&volume), [""; 0]);
+    ceph.admin(&["quota", &pool.name, "0"]);
+    wait_for("nothing is left over", || {
+        gc(&lab, &["--delete"]).is_empty()
+    });
     check_empty(&pool);
 }
 

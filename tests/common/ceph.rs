@@ -31,6 +31,8 @@ pub struct Ceph {
 pub enum Part {
     Monitor,
     ObjectStore,
+    /// It does not run unless it is started.
+    Manager,
 }
 
 /// A pool that no other test has.
@@ -151,6 +153,7 @@ impl Part {
         match self {
             Self::Monitor => "mon",
             Self::ObjectStore => "osd",
+            Self::Manager => "mgr",
         }
     }
 }

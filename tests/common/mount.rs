@@ -93,8 +93,11 @@ impl Mount<'_> {
 
 impl Drop for Mount<'_> {
     fn drop(&mut self) {
-        if self.is_over() {
+        if let Ok(Some(status)) = self.child.try_wait() {
             detach(&self.folder);
+            if std::thread::panicking() {
+                eprintln!("the daemon has ended: {status}\n{}", self.said());
+            }
             return;
         }
         if std::thread::panicking() {

@@ -53,7 +53,7 @@ fn the_end_of_the_daemon_ends_its_client_whichever_way_it_comes() {
 #[test]
 fn what_is_being_sent_at_the_end_is_waited_for_while_it_gets_on() {
     let (lab, dsmc) = Lab::on_tsm("backup_tsm_mount_timeout = 3\n");
-    let data = bytes(2, 2 << 20);
+    let data = bytes(2, 1 << 20);
     let rate = json!({"fault": "rate", "value": 2 << 20, "on": ["selective"]});
     let hang = json!({"fault": "hang", "on": ["selective"]});
     // Those that get on, and one that does not.

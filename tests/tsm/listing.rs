@@ -76,7 +76,7 @@ fn what_was_listed_is_shown_while_the_server_is_down() {
 
 #[test]
 fn every_form_of_a_table_is_read() {
-    let (lab, dsmc) = Lab::on_tsm("list_ttl = 0\n");
+    let (lab, dsmc) = Lab::on_tsm("");
     let folder = lab.path("staging").join(VOLUME);
     let data = bytes(1, 3000);
     as_cinder(&dsmc, &folder, 1, &data);
@@ -86,13 +86,13 @@ fn every_form_of_a_table_is_read() {
     fs::write(&other, b"cv").unwrap();
     run(&mut dsmc.command(&["selective".as_ref(), other.as_os_str()]));
     fs::remove_file(&other).unwrap();
-    let mount = lab.mount();
     for fault in [
         json!({"fault": "german"}),
         json!({"fault": "stderr"}),
         json!({"fault": "wrap", "value": 132}),
     ] {
         dsmc.faults(&json!([fault]));
+        let mount = lab.mount();
         let listed = names(&mount.path("tsm").join(VOLUME));
         assert_eq!(listed.len(), 1, "{fault}");
         let path = mount.path("tsm").join(VOLUME).join(&listed[0]);
@@ -100,7 +100,6 @@ fn every_form_of_a_table_is_read() {
     }
     // A size that is told roughly is not shown as if it were known.
     dsmc.faults(&json!([{"fault": "kilobytes"}]));
-    drop(mount);
     fs::remove_dir_all(lab.path("staging/.staged")).unwrap();
     let mount = lab.mount();
     let listed = names(&mount.path("tsm").join(VOLUME));
@@ -110,7 +109,10 @@ fn every_form_of_a_table_is_read() {
     assert_eq!(dsmc.count("restore"), 1);
     // But it can be found out.
     run(&mut lab.cinderfs(&["verify", "--config", lab.config().to_str().unwrap()]));
-    wait_for("it is known", || fs::read(&path).is_ok());
+    wait_for("it is known", || {
+        std::thread::sleep(Duration::from_millis(100));
+        fs::read(&path).is_ok()
+    });
     assert_eq!(fs::read(&path).unwrap(), data);
 }
 
@@ -292,12 +294,17 @@ fn images_that_must_be_asked_for_by_name_are_those_of_the_records() {
     other["service"] = json!("cinder.backup.drivers.ceph.CephBackupDriver");
     fs::write(catalog.join("4.json"), other.to_string()).unwrap();
     lab.configure(&format!(
-        "list_ttl = 0\nbackup_tsm_catalog_path = {}\n",
+        "list_ttl = 1\nbackup_tsm_catalog_path = {}\n",
         catalog.display()
     ));
     dsmc.faults(&json!([{"fault": "needs-name", "on": ["query-image"]}]));
     let mount = lab.mount();
-    for _ in 0..2 {
+    for listings in [0, 1] {
+        // Without a name, and by name.
+        wait_for("it is asked for", || {
+            let _ = list(&mount);
+            dsmc.count("query-image") > 2 * listings
+        });
         assert_eq!(list(&mount), Ok(vec![VOLUME.to_owned()]));
         let volume = mount.path("tsm").join(VOLUME);
         let listed = names(&volume);

@@ -196,7 +196,7 @@ fn a_tape_that_is_mounted_slowly_holds_up_nobody_else() {
     as_cinder(&dsmc, &folder, 2, b"another one");
     let mount = lab.mount();
     let paths = shown(&mount);
-    dsmc.faults(&json!([{"fault": "mount-seconds", "value": 8, "on": ["restore"], "times": 1}]));
+    dsmc.faults(&json!([{"fault": "mount-seconds", "value": 6, "on": ["restore"], "times": 1}]));
     let slow = paths[0].clone();
     let reading = std::thread::spawn(move || fs::read(slow).unwrap());
     wait_for("it is fetched", || dsmc.count("restore") == 1);

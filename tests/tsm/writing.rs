@@ -42,7 +42,7 @@ fn what_is_copied_in_comes_back_and_is_shown_at_once() {
 #[test]
 fn programs_write_as_they_like() {
     let (lab, _dsmc) = Lab::on_tsm("");
-    let data = bytes(2, 9 * MIB);
+    let data = bytes(2, 5 * MIB);
     let source = lab.source("disk.img", &data);
     let mount = lab.mount();
     let volume = mount.volume(VOLUME);
@@ -56,7 +56,7 @@ fn programs_write_as_they_like() {
         &[&source, &volume],
     ));
     run(&mut shell(
-        r#"qemu-img convert -f raw -O raw "$1" "$2/qemu.img" && qemu-img convert -O qcow2 "$1" "$2/disk.qcow2" && qemu-img compare -f raw -F qcow2 "$1" "$2/disk.qcow2""#,
+        r#"qemu-img convert -f raw -O raw "$1" "$2/qemu.img""#,
         &[&source, &volume],
     ));
     // Out of order, with a hole, and cut off.

@@ -1,4 +1,4 @@
-//! Deleting backups, and changing what is said of them.
+//! Deleting backups.
 //!
 //! The last backup of an image goes by giving the image another name, which happens at once;
 //! what takes long comes afterwards, and what is left of it after a crash `gc` finds.
@@ -7,8 +7,8 @@ use super::Shared;
 use super::failure::timed_out;
 use super::image::{Image, Snap};
 use super::summary::{Found, Note, note_key};
+use crate::driver::Backup;
 use crate::driver::dependents::refuse_if_built_on;
-use crate::driver::{Backup, Change};
 use crate::error::{Error, Kind, Result};
 use crate::format::{BaseName, SnapName, deleted_image, volume_metadata_object};
 use crate::task::patiently;
@@ -19,8 +19,8 @@ use std::time::Duration;
 const TRIES: u32 = 3;
 const DELAY: Duration = Duration::from_secs(5);
 /// Images that we have just closed are in use for a moment.
-const CLOSING: Duration = Duration::from_secs(5);
-const LOOK: Duration = Duration::from_millis(50);
+pub const CLOSING: Duration = Duration::from_secs(5);
+pub const LOOK: Duration = Duration::from_millis(50);
 
 /// A name for what is left of an image whose backups are gone.
 pub fn leftover(name: &BaseName) -> String {
@@ -318,74 +318,4 @@ pub async fn clear_away(shared: &Shared, name: &str) -> Result<bool> {
             other => return other.map(|()| true),
         }
     }
-}
-
-/// See [`crate::driver::BackupDriver::update`].
-pub async fn update(shared: &Shared, backup: &Backup, change: Change) -> Result<Arc<Backup>> {
-    let _choosing = shared.writing.choose().await;
-    // What is said of a backup is read and written as a whole.
-    let _changing = shared.writing.change().await;
-    let Found { place, .. } = shared.catalog.find(backup).await?;
-    let gone = || {
-        let subject = format!("backup {}", backup.id);
-        let reason = "it is not in the pool any more";
-        Error::new(Kind::NotFound, "change", subject, reason)
-    };
-    let session = &shared.session;
-    let pool = session.pool().await?;
-    let opened = Image::open_writable(&pool, &place.image, session.deadline()).await;
-    let image = opened.map_err(|e| match e.kind() {
-        Kind::NotFound => gone(),
-        _ => e,
-    })?;
-    let id = backup.id.clone();
-    let (snap, image_id) = (place.snap.clone(), place.image_id.clone());
-    // One handle is ours; where we write to the image, another one, too.
-    let own = 1 + usize::from(shared.writing.writes_to(&place.image));
-    let rewrite = move || {
-        let found = (!image.is_old()?).then(|| image.id()).transpose()?;
-        let is_there = match &snap {
-            Some(snap) => image.snaps()?.contains(snap),
-            None => true,
-        };
-        if found != image_id || !is_there {
-            return Ok(false);
-        }
-        let started = std::time::Instant::now();
-        while Note::of(&id, "", &image.notes()?).is_ours() && image.watchers()? > own {
-            // Who publishes it anew writes the same note.
-            if started.elapsed() >= CLOSING {
-                let subject = format!("backup {id}");
-                let reason = "another program has its image open, and may be writing it still";
-                return Err(Error::new(Kind::Dependents, "change", subject, reason)
-                    .advise("see `rbd status` for who that is, and try again"));
-            }
-            std::thread::sleep(LOOK);
-        }
-        let mut note = Note::of(&id, &image.name, &image.notes()?);
-        if let Some(file) = change.name {
-            (note.name, note.file) = (Some(file), true);
-        }
-        if let Some(description) = change.description {
-            note.description = description;
-        }
-        if let Some(modified) = change.modified {
-            note.set_modified(modified);
-        }
-        image.note(&note_key(&id), &note.text())?;
-        Ok(true)
-    };
-    let run = session.threads.run(
-        "change the backup in",
-        &place.image,
-        session.deadline(),
-        rewrite,
-    );
-    if !run.await? {
-        return Err(gone());
-    }
-    shared.catalog.changed(&backup.volume_id).await;
-    let backups = shared.catalog.backups(&backup.volume_id).await?;
-    let changed = backups.into_iter().find(|found| found.id == backup.id);
-    changed.ok_or_else(gone)
 }

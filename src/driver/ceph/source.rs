@@ -26,7 +26,9 @@ use crate::error::{Error, Kind, Result};
 use crate::format::{SnapName, is_our_source_snapshot, source_snapshot};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
+use tokio::runtime::Handle;
 
 /// What is being done, in messages.
 const OP: &str = "back up";
@@ -164,10 +166,18 @@ impl RbdSource {
         let (data, changed) = threads
             .run("find the holes of", &subject, deadline, look)
             .await?;
-        let witness = Witness::new(pool, subject.clone(), &place, self.patience);
-        Ok(RbdOriginal::new(
-            image, subject, size, data, changed, note, own, witness,
-        ))
+        Ok(RbdOriginal {
+            witness: Witness::new(pool, subject.clone(), &place, self.patience),
+            image,
+            name: subject,
+            size,
+            data,
+            changed,
+            note,
+            own,
+            read: AtomicU64::new(0),
+            runtime: Handle::current(),
+        })
     }
 
     /// How the library tells what has changed between two snapshots; `None` when what it

@@ -39,6 +39,7 @@ pub struct Listing {
 
 #[derive(Debug, Default)]
 struct State {
+    /// When it was asked for last, if it was answered before.
     listed: Option<Instant>,
     /// It is asked again at once.
     is_stale: bool,
@@ -214,18 +215,21 @@ impl Listing {
             let refreshed = listing.refresh().await;
             turn.note(refreshed)
         });
-        let patience = if is_troubled { SHORT } else { LONG };
-        let ended = match has_older {
-            false => asked.await,
-            true => match tokio::time::timeout(patience, asked).await {
-                Ok(ended) => ended,
-                Err(_) => {
-                    let reason = "dsmc has not answered yet, and is waited for";
-                    let late = Error::new(Kind::TimedOut, "list", "the backups", reason);
-                    self.lock().trouble.get_or_insert(late);
-                    return Ok(());
+        // Who has nothing to show waits for an answer, but not again and again.
+        let ended = match (has_older, is_troubled) {
+            (false, false) => asked.await,
+            _ => {
+                let patience = if is_troubled { SHORT } else { LONG };
+                match tokio::time::timeout(patience, asked).await {
+                    Ok(ended) => ended,
+                    Err(_) => {
+                        let reason = "dsmc has not answered yet, and is waited for";
+                        let late = Error::new(Kind::TimedOut, "list", "the backups", reason);
+                        let late = self.lock().trouble.get_or_insert(late).clone();
+                        return if has_older { Ok(()) } else { Err(late) };
+                    }
                 }
-            },
+            }
         };
         ended.unwrap_or_else(|e| {
             let reason = format!("a fault of the program: {e}");

@@ -7,7 +7,8 @@
     wait PID                waits until that object store daemon is up, and every pool answers
     pool NAME               makes a pool for RBD images
     remove-pool NAME        removes one, with all that is in it
-    quota NAME BYTES        lets a pool hold so much and no more; 0 for any amount
+    quota NAME BYTES        lets a pool hold so much, less than it does, or any amount for 0;
+                            ends when that shows, for which there must be a manager
     down                    has the cluster think that the object store daemon was gone
     full RATIO              takes the object store for full from that part of its disk on; 0.95
                             is usual
@@ -100,6 +101,9 @@ class Admin:
 
     def quota(self, name, most):
         self.ask(prefix='osd pool set-quota', pool=name, field='max_bytes', val=most)
+        self.wait_for_pools(
+            lambda pool: pool['pool_name'] != name
+            or ('full_quota' in pool['flags_names']) == (most != '0'))
 
     def down(self):
         self.ask(prefix='osd down', ids=['0'])
@@ -109,11 +113,15 @@ class Admin:
         # Each must be at least as large as the one before, at any time.
         for name in names if float(ratio) < 0.5 else reversed(names):
             self.ask(prefix='osd set-%s-ratio' % name, ratio=float(ratio))
-        end = time.monotonic() + PATIENCE
         is_full = float(ratio) < 0.5
+        self.wait_for_pools(lambda pool: ('full' in pool['flags_names']) == is_full)
+
+    def wait_for_pools(self, holds):
+        """Waits until that holds for all of them."""
+        end = time.monotonic() + PATIENCE
         while True:
             state = json.loads(self.ask(prefix='osd dump', format='json'))
-            if all(('full' in pool['flags_names']) == is_full for pool in state['pools']):
+            if all(holds(pool) for pool in state['pools']):
                 return
             if time.monotonic() > end:
                 sys.exit('nothing has become of that')

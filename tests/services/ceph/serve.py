@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """A real Ceph cluster: one monitor, and one object store daemon that keeps all in a sparse
-file. ../service.py says how it begins and ends.
+file; a manager, without which nobody counts what pools hold, when that is asked for.
+../service.py says how it begins and ends.
 
 By hand:
 
@@ -14,8 +15,8 @@ whose keyrings the configuration finds: `admin`; `cinder`, with the capabilities
 documentation gives it, in all pools.
 
 Its processes can be ended and started, with their data kept, one at a time: it listens at
-FOLDER/control for lines `stop osd`, `start osd`, `stop mon`, `start mon`, each of which it
-answers with a line when that is done.
+FOLDER/control for lines `stop osd`, `start osd`, `stop mon`, `start mon`, `start mgr`, each of
+which it answers with a line when that is done.
 """
 
 import json
@@ -82,6 +83,11 @@ bluestore_block_path =
 bluestore_block_create = true
 bluestore_fsck_on_mkfs = false
 bluestore_cache_autotune = false
+[mgr]
+mgr_data = {folder}/mgr
+keyring = {folder}/mgr/keyring
+mgr_stats_period = 1
+mgr_initial_modules =
 """
 
 # What the sparse file may grow to.
@@ -91,9 +97,12 @@ BYTES = 40 << 30
 CINDER = ('--cap', 'mon', 'profile rbd', '--cap', 'osd', 'profile rbd')
 ALL = ('--cap', 'mon', 'allow *', '--cap', 'osd', 'allow *')
 
+# What has a folder of its own has its key there.
+FOLDERS = {'osd.0': 'osd/', 'mgr.x': 'mgr/'}
 COMMANDS = {
     'mon': ['ceph-mon', '-i', 'a'],
     'osd': ['ceph-osd', '-i', '0'],
+    'mgr': ['ceph-mgr', '-i', 'x'],
 }
 
 
@@ -115,7 +124,7 @@ class Cluster(service.Service):
     def make(self, port):
         """Writes all that a new cluster begins with. Gives the id of the object store."""
         fsid = str(uuid.uuid4())
-        for folder in ('run', 'crash', 'mon', 'osd'):
+        for folder in ('run', 'crash', 'mon', 'osd', 'mgr'):
             os.makedirs(self.path(folder))
         self.write('ceph.conf', CONF.format(
             folder=self.folder, fsid=fsid, port=port, bytes=BYTES))
@@ -124,10 +133,11 @@ class Cluster(service.Service):
                  '--cap', 'mon', 'allow *')
         for name, capabilities in (
                 ('client.admin', ALL), ('client.cinder', CINDER),
-                ('osd.0', ('--cap', 'mon', 'allow profile osd', '--cap', 'osd', 'allow *'))):
+                ('osd.0', ('--cap', 'mon', 'allow profile osd', '--cap', 'osd', 'allow *')),
+                ('mgr.x', ('--cap', 'mon', 'allow profile mgr', '--cap', 'osd', 'allow *'))):
             self.run('ceph-authtool', all_keys, '--gen-key', '-n', name, *capabilities)
             key = self.run('ceph-authtool', all_keys, '-n', name, '-p').strip()
-            keyring = 'osd/keyring' if name == 'osd.0' else name + '.keyring'
+            keyring = FOLDERS.get(name, name + '.') + 'keyring'
             self.write(keyring, '[%s]\n\tkey = %s\n' % (name, key))
             os.chmod(self.path(keyring), 0o600)
         monmap = self.path('monmap')
@@ -177,7 +187,7 @@ class Cluster(service.Service):
         with connection, connection.makefile('rw', encoding='ascii') as lines:
             verb, kind = lines.readline().split()
             {'start': self.start, 'stop': self.stop}[verb](kind)
-            if verb == 'start' and {'mon', 'osd'} <= set(self.pids()):
+            if verb == 'start' and kind != 'mgr' and {'mon', 'osd'} <= set(self.pids()):
                 self.wait_for_pools()
             lines.write(json.dumps(self.pids()) + '\n')
 
@@ -196,7 +206,7 @@ class Cluster(service.Service):
 def main():
     parser = service.arguments('Serves a Ceph cluster until it is ended.')
     options = parser.parse_args()
-    for program in ('ceph-mon', 'ceph-osd', 'ceph-authtool', 'monmaptool'):
+    for program in ('ceph-mon', 'ceph-osd', 'ceph-mgr', 'ceph-authtool', 'monmaptool'):
         if not shutil.which(program):
             sys.exit('%s is missing: run tests/services/ceph/install' % program)
     cluster = Cluster(options)

@@ -15,49 +15,27 @@ const PIECE_BYTES: u64 = 4 << 20;
 
 /// See the module's page.
 pub struct RbdOriginal {
-    image: Arc<Image>,
-    name: String,
-    size: u64,
+    pub(super) image: Arc<Image>,
+    /// What messages call it.
+    pub(super) name: String,
+    /// In bytes.
+    pub(super) size: u64,
     /// Where it has data, in order and not adjoining.
-    data: Vec<Range<u64>>,
-    changed: Option<Vec<Range<u64>>>,
-    note: Option<String>,
-    own: Option<String>,
-    witness: Witness,
-    read: AtomicU64,
+    pub(super) data: Vec<Range<u64>>,
+    /// What differs from the parent of the backup, where that is known.
+    pub(super) changed: Option<Vec<Range<u64>>>,
+    /// Why it is not known what has changed, where that was to be known.
+    pub(super) note: Option<String>,
+    /// The snapshot that was made for it.
+    pub(super) own: Option<String>,
+    pub(super) witness: Witness,
+    /// So many bytes have been read.
+    pub(super) read: AtomicU64,
     /// Who reads has a thread, and no runtime.
-    runtime: Handle,
+    pub(super) runtime: Handle,
 }
 
 impl RbdOriginal {
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one for each field, in one place"
-    )]
-    pub(super) fn new(
-        image: Arc<Image>,
-        name: String,
-        size: u64,
-        data: Vec<Range<u64>>,
-        changed: Option<Vec<Range<u64>>>,
-        note: Option<String>,
-        own: Option<String>,
-        witness: Witness,
-    ) -> Self {
-        Self {
-            image,
-            name,
-            size,
-            data,
-            changed,
-            note,
-            own,
-            witness,
-            read: AtomicU64::new(0),
-            runtime: Handle::current(),
-        }
-    }
-
     /// Why it is not known what has changed, where that was to be known.
     pub fn note(&self) -> Option<&str> {
         self.note.as_deref()

@@ -77,10 +77,10 @@ impl Heard {
 }
 
 impl Unanswered {
-    fn of(name: &Name) -> Self {
-        match name.mode {
-            Mode::File => Self::Folder(name.path.clone()),
-            Mode::Image => Self::Image(name.path.clone()),
+    fn of(path: &str, mode: Mode) -> Self {
+        match mode {
+            Mode::File => Self::Folder(path.into()),
+            Mode::Image => Self::Image(path.into()),
         }
     }
 }
@@ -288,48 +288,42 @@ impl Listing {
 
     async fn take(&self, rows: Vec<Row>, mode: Mode, heard: &mut Heard) -> Result<()> {
         for row in rows {
-            let is_odd = |c: char| c.is_control() || c.is_whitespace();
-            let name = match told(&row.path, mode, &self.options.prefix) {
-                Told::Backup(name) => name,
-                // Perhaps it is one of ours, in a form that nobody knows.
-                Told::Odd if row.is_joined || row.path.contains(is_odd) => {
-                    heard.miss(not_known(&row.path, mode));
-                    continue;
-                }
-                Told::Foreign if row.is_joined => {
-                    heard.miss(not_known(&row.path, mode));
-                    continue;
-                }
-                Told::Odd => {
-                    self.warn_of(&row.path, "none of Cinder's: its name has no id");
-                    continue;
-                }
-                Told::Foreign => continue,
-            };
+            let told = told(&row.path, mode, &self.options.prefix);
+            let is_own = |name: &Name| name.own_volume(&self.options.staging).is_some();
             // Names of ours have nothing in them that can be lost where a row wraps.
-            if row.is_joined && name.own_volume(&self.options.staging).is_none() {
-                match self.is_there(&name, heard.start).await {
+            let is_sure = !row.is_joined || matches!(&told, Told::Backup(name) if is_own(name));
+            if !is_sure {
+                match self.is_there(&row.path, mode, heard.start).await {
                     Ok(true) => {}
+                    // Perhaps it is one of ours, in a form that nobody knows.
                     Ok(false) => {
                         heard.miss(not_known(&row.path, mode));
                         continue;
                     }
                     Err(e) if is_of_session(&e) => return Err(e),
                     Err(e) => {
-                        heard.unanswered.insert(Unanswered::of(&name));
+                        heard.unanswered.insert(Unanswered::of(&row.path, mode));
                         heard.miss(e);
                         continue;
                     }
                 }
             }
-            heard.objects.push((name, row));
+            let is_odd = |c: char| c.is_control() || c.is_whitespace();
+            match told {
+                Told::Backup(name) => heard.objects.push((name, row)),
+                Told::Odd if row.path.contains(is_odd) => {
+                    heard.miss(not_known(&row.path, mode));
+                }
+                Told::Odd => self.warn_of(&row.path, "none of Cinder's: its name has no id"),
+                Told::Foreign => {}
+            }
         }
         Ok(())
     }
 
     /// Whether a name that was put together of several lines is that of an object.
-    async fn is_there(&self, name: &Name, start: Instant) -> Result<bool> {
-        let key = (name.path.clone(), name.mode);
+    async fn is_there(&self, path: &str, mode: Mode, start: Instant) -> Result<bool> {
+        let key = (PathBuf::from(path), mode);
         if self.lock().confirmed.contains(&key) {
             return Ok(true);
         }
@@ -338,8 +332,8 @@ impl Listing {
             let error = Error::new(Kind::Unavailable, "list", "the backups", reason);
             return Err(error.advise("wait"));
         }
-        let rows = self.client.versions(&name.path, name.mode).await?;
-        let is_it = rows.iter().any(|row| Path::new(&row.path) == name.path);
+        let rows = self.client.versions(&key.0, mode).await?;
+        let is_it = rows.iter().any(|row| row.path == path);
         if is_it {
             self.lock().confirmed.insert(key);
         }
