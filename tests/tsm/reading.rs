@@ -424,8 +424,11 @@ fn only_a_few_are_fetched_at_a_time() {
                 .as_str()
                 .is_some_and(|said| said.contains("wait for others"))
         });
-        let running = dsmc.running("restore").len();
-        assert!((1..=4).contains(&running), "{running}");
+        wait_for("all are fetched", || {
+            let running = dsmc.running("restore").len();
+            assert!(running <= 4, "{running}");
+            dsmc.count("restore") == 6
+        });
     });
     assert_eq!(dsmc.count("restore"), 6);
 }
