@@ -133,13 +133,13 @@ say "kernel: $(uname -sr); user: $(id -u)"
 { head -c 1000000 /dev/urandom; head -c 2000000 /dev/zero; } >"$file"
 head -c 5000 /dev/urandom >"$other"
 
-ask "nothing is there yet: what is said, and the code" query backup "${formats[@]}" -inactive -filesonly -scrollprompt=no "$file"
+ask "nothing is there yet: what is said, and the code" query backup "${formats[@]}" -inactive -filesonly -scrollprompt=no -subdir=no "$file"
 ask "selective of one file" selective -filesonly -compression=yes "$file"
 expect "it is sent" grep -q "backed up:  *1" "$folder/out"
 ask "Cinder's form of it" backup -quiet -compression=no "$other"
 sleep 2
 ask "the same file once more: a second version" selective -filesonly -compression=no "$file"
-ask "a row, with versions that are inactive" query backup "${formats[@]}" -inactive -filesonly -scrollprompt=no "$file"
+ask "a row, with versions that are inactive" query backup "${formats[@]}" -inactive -filesonly -scrollprompt=no -subdir=no "$file"
 expect "its size is that of the file, compressed or not" grep -q "3,000,000" "$folder/out"
 expect "a row ends in A and the path" grep -Eq "[[:space:]]A[[:space:]]+$file" "$folder/out"
 ask "the same with -detail" query backup "${formats[@]}" -inactive -filesonly -detail -scrollprompt=no "$file"
@@ -161,7 +161,7 @@ ask "a server that nobody knows" query backup -se=NOSUCHSERVER "$file"
     done
 ) >"$folder/growth" &
 watcher=$!
-ask "restore to another file" restore "${formats[@]}" -replace=yes -latest "$file" "$folder/back/one"
+ask "restore to another file" restore "${formats[@]}" -replace=yes -latest -subdir=no "$file" "$folder/back/one"
 sleep 0.3
 kill "$watcher" 2>/dev/null
 wait "$watcher" 2>/dev/null
@@ -173,13 +173,13 @@ ask "restore of what is not there" restore "${formats[@]}" -replace=yes "$folder
 rm -f "$file"
 ask "an incremental backup finds it gone" incremental -subdir=no "$folder/source/"
 ask "it is inactive now" query backup "${formats[@]}" -inactive -filesonly "$file"
-ask "restore of what is inactive" restore "${formats[@]}" -replace=yes -latest "$file" "$folder/back/three"
+ask "restore of what is inactive" restore "${formats[@]}" -replace=yes -latest -subdir=no "$file" "$folder/back/three"
 expect "it is there" test -s "$folder/back/three"
 ask "what is being sent is not there" selective -filesonly "$file"
 CONFORMANCE_TIMEOUT=${PROMPT_TIMEOUT:-20} ask "delete without -noprompt: a prompt without a terminal" delete backup "${formats[@]}" -objtype=file -deltype=all "$file"
-ask "delete of all versions (or what is said to who may not)" delete backup "${formats[@]}" -noprompt -objtype=file -deltype=all "$file"
+ask "delete of all versions (or what is said to who may not)" delete backup "${formats[@]}" -noprompt -objtype=file -deltype=all -subdir=no "$file"
 ask "nothing is left of it" query backup "${formats[@]}" -inactive -filesonly "$file"
-ask "delete of what is gone" delete backup "${formats[@]}" -noprompt -objtype=file -deltype=all "$file"
+ask "delete of what is gone" delete backup "${formats[@]}" -noprompt -objtype=file -deltype=all -subdir=no "$file"
 ask "every image (without a name)" query image "${formats[@]}" -inactive -scrollprompt=no
 ask "an image that is not there" query image "${formats[@]}" -inactive "$link"
 if [[ -n $image ]]; then

@@ -9,9 +9,12 @@ mod catalog;
 mod client;
 mod command;
 mod content;
+mod evidence;
 mod found;
 mod garbage;
+mod gate;
 mod growth;
+mod left;
 mod listing;
 mod names;
 mod option_file;
@@ -30,6 +33,7 @@ use crate::config;
 use crate::error::{Error, Kind, Result};
 use crate::task::blocking;
 use async_trait::async_trait;
+use catalog::Note;
 use client::Client;
 use content::StagedContent;
 use found::Found;
@@ -88,10 +92,21 @@ impl TsmDriver {
     }
 
     /// Whether the server has anything of that name.
-    async fn has(&self, name: Option<&Name>) -> Result<bool> {
-        let Some(name) = name else { return Ok(false) };
+    async fn has(&self, name: &Name) -> Result<bool> {
         let versions = self.shared.client.versions(&name.path, name.mode);
         Ok(!versions.await?.is_empty())
+    }
+
+    /// Whether nobody needs what belongs to that name, if there is one: the server has nothing
+    /// there, and has told of others beside it, or was never known to have it.
+    async fn is_gone(&self, name: Option<&Name>) -> Result<bool> {
+        let Some(name) = name else { return Ok(true) };
+        if self.has(name).await? {
+            return Ok(false);
+        }
+        let (shared, of) = (Arc::clone(&self.shared), name.clone());
+        let is_unsent = blocking(move || Ok(garbage::is_unsent(&shared, &of))).await?;
+        Ok(is_unsent || self.shared.listing.is_certain(name).await?)
     }
 
     /// Where a backup is that may have been deleted since it was listed.
@@ -100,7 +115,7 @@ impl TsmDriver {
         let (folder, id) = (self.shared.options.catalog.clone(), backup.id.clone());
         let has_note = blocking(move || Ok(catalog::note_of(&folder, &id).is_some()));
         // With an object its note goes, and seldom without it.
-        if found.note.is_some() && !has_note.await? && !self.has(Some(&found.name)).await? {
+        if found.note.is_some() && !has_note.await? && !self.has(&found.name).await? {
             return Err(listing::gone(backup));
         }
         Ok(found)
@@ -108,7 +123,7 @@ impl TsmDriver {
 
     async fn remove(&self, backup: &Backup) -> Result<()> {
         let found = self.shared.listing.find(backup)?;
-        delete_object(&self.shared, &found.name).await
+        delete_object(&self.shared, &found.name, true).await
     }
 }
 
@@ -124,12 +139,16 @@ async fn check_whole(part: &Arc<Part>, backup: &Backup) -> Result<u64> {
     Ok(size)
 }
 
-/// Deletes all versions of an object, and asks whether they are gone.
-async fn delete_object(shared: &Shared, name: &Name) -> Result<()> {
+/// Deletes all versions of an object, and asks whether they are gone. If it `is_listed`, it is
+/// not enough that the server has nothing of that name.
+async fn delete_object(shared: &Shared, name: &Name, is_listed: bool) -> Result<()> {
     let client = &shared.client;
-    client.delete(&name.path, name.mode).await?;
+    let told = client.delete(&name.path, name.mode).await?;
     if let Some(left) = client.versions(&name.path, name.mode).await?.first() {
         return Err(still_there(name, left));
+    }
+    if is_listed && told == verdict::Verdict::Nothing && !shared.listing.is_certain(name).await? {
+        return Err(doubtful(name));
     }
     shared.listing.remove(name);
     shared.shelf.forget(&name.key());
@@ -138,6 +157,13 @@ async fn delete_object(shared: &Shared, name: &Name) -> Result<()> {
         tracing::warn!("{e}");
     }
     Ok(())
+}
+
+/// The server has nothing of a name that it has told of.
+fn doubtful(name: &Name) -> Error {
+    let subject = format!("backup {}", name.id);
+    let reason = "the server was asked for it, and says that it has nothing there";
+    Error::new(Kind::Unavailable, "delete", subject, reason).advise(evidence::ADVICE)
 }
 
 /// What is left where nothing should be, whatever it is called.
@@ -179,7 +205,8 @@ impl BackupDriver for TsmDriver {
     }
 
     fn retried(&self) -> Option<Error> {
-        self.shared.shelf.waiting()
+        let waiting = self.shared.shelf.waiting();
+        waiting.or_else(|| self.shared.client.waiting())
     }
 
     async fn backups(&self, volume_id: &str) -> Result<Vec<Arc<Backup>>> {
@@ -232,31 +259,43 @@ impl BackupDriver for TsmDriver {
             );
         }
         let found = self.find(backup).await?;
-        let Some(mut note) = found.note.clone() else {
+        if found.note.is_none() {
             return unsupported(
                 "change",
                 subject(),
                 "what is said of it is in Cinder's records alone",
                 "change the record",
             );
+        }
+        let (folder, id) = (self.shared.options.catalog.clone(), backup.id.clone());
+        // Another program may have sent something else under its name since it was listed.
+        let amend = move || {
+            catalog::amend(&folder, &id, |note| {
+                if let Some(words) = change.description {
+                    note.description = words;
+                }
+                if let Some(modified) = change.modified {
+                    note.modified = catalog::micros(modified);
+                }
+            })
         };
-        let mut changed = Backup::clone(backup);
-        if let Some(words) = change.description {
-            note.description.clone_from(&words);
-            changed.description = words;
-        }
-        if let Some(modified) = change.modified {
-            note.modified = catalog::micros(modified);
-            changed.modified = note.modified();
-        }
-        let (folder, kept) = (self.shared.options.catalog.clone(), note.clone());
-        blocking(move || catalog::keep(&folder, &kept)).await?;
-        let changed = Arc::new(changed);
+        let note = blocking(amend)
+            .await?
+            .ok_or_else(|| listing::gone(backup))?;
+        let changed = Arc::new(Backup {
+            description: note.description.clone(),
+            modified: note.modified(),
+            ..Backup::clone(backup)
+        });
+        let has_more = found.note.as_ref().map(Note::sent) != Some(note.sent());
         self.shared.listing.put(Found {
             backup: Arc::clone(&changed),
             note: Some(note),
             ..found
         });
+        if has_more {
+            self.shared.listing.expire();
+        }
         Ok(changed)
     }
 
@@ -311,14 +350,14 @@ impl BackupDriver for TsmDriver {
 
     async fn garbage(&self, age: Duration) -> Result<Vec<Garbage>> {
         self.shared.listing.volumes().await?;
-        if let Some(e) = self.shared.listing.trouble() {
+        if let Some(e) = self.shared.listing.outage() {
             return Err(e);
         }
         let (shared, objects) = (Arc::clone(&self.shared), self.shared.listing.names());
         let suspects = blocking(move || garbage::find(&shared, age, &objects)).await?;
         let mut garbage = Vec::new();
         for (one, name) in suspects {
-            if !self.has(name.as_ref()).await? {
+            if self.is_gone(name.as_ref()).await? {
                 garbage.push(one);
             }
         }
@@ -331,7 +370,7 @@ impl BackupDriver for TsmDriver {
         let garbage = garbage.clone();
         let (of, left) = (Arc::clone(&shared), garbage.clone());
         let name = blocking(move || garbage::noted(&of, &left)).await?;
-        if self.has(name.as_ref()).await? {
+        if !self.is_gone(name.as_ref()).await? {
             return Ok(false);
         }
         blocking(move || garbage::sweep(&shared, &garbage, &objects)).await

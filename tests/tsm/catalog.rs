@@ -35,12 +35,7 @@ fn a_damaged_note_hides_no_backup() {
     model::write(&mount, "b.img", b"two");
     drop(mount);
     let folder = lab.path("staging/.catalog");
-    let note = fs::read_dir(&folder)
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
+    let note = model::notes(&folder).remove(0);
     fs::write(&note, b"{").unwrap();
     let mount = lab.mount();
     assert_eq!(names(&mount.path("tsm").join(VOLUME)).len(), 2);
@@ -113,4 +108,21 @@ fn verify_fetches_again_what_has_decayed_where_it_is_staged() {
     assert_eq!(dsmc.count("restore"), before + 1);
     let mount = lab.mount();
     assert_eq!(fs::read(mount.volume(VOLUME).join("a.img")).unwrap(), data);
+}
+
+#[test]
+fn what_another_program_has_noted_since_is_not_undone() {
+    let (lab, _dsmc) = Lab::on_tsm("");
+    let mount = lab.mount();
+    let path = model::write(&mount, "a.img", b"one");
+    let note = model::notes(&lab.path("staging/.catalog")).remove(0);
+    let read =
+        || -> serde_json::Value { serde_json::from_slice(&fs::read(&note).unwrap()).unwrap() };
+    let mut newer = read();
+    newer["size"] = serde_json::json!(7);
+    newer["sha256"] = serde_json::json!("of another program");
+    fs::write(&note, newer.to_string()).unwrap();
+    assert_eq!(set_xattr(&path, "user.cinder.description", b"words"), 0);
+    newer["description"] = serde_json::json!("words");
+    assert_eq!(read(), newer);
 }

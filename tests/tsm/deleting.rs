@@ -1,7 +1,7 @@
 //! What is deleted is gone, in all its versions, or its owner hears why not.
 
 use crate::common::mount::*;
-use crate::model::{self, VOLUME, as_cinder, bytes, check_tidy};
+use crate::model::{self, VOLUME, as_cinder, bytes, check_tidy, id, record};
 use serde_json::json;
 use std::fs;
 
@@ -96,8 +96,8 @@ fn a_note_is_garbage_only_where_it_is_ours_and_the_server_has_nothing() {
     model::write(&mount, "a.img", b"one");
     drop(mount);
     let folder = lab.path("staging/.catalog");
-    let note = fs::read_dir(&folder).unwrap().next().unwrap().unwrap();
-    let text = fs::read(note.path()).unwrap();
+    let note = model::notes(&folder).remove(0);
+    let text = fs::read(note).unwrap();
     let mut other: serde_json::Value = serde_json::from_slice(&text).unwrap();
     let (old, new) = (other["id"].as_str().unwrap().to_owned(), model::id(9));
     other["id"] = json!(new);
@@ -207,4 +207,45 @@ fn garbage_is_what_programs_that_were_ended_have_left() {
         fs::read(mount.volume(VOLUME).join("a.img")).unwrap(),
         b"one"
     );
+}
+
+#[test]
+fn files_of_others_are_no_garbage_whatever_they_are_called() {
+    let (lab, _dsmc) = Lab::on_tsm("");
+    let mount = lab.mount();
+    model::write(&mount, "a.img", b"one");
+    drop(mount);
+    let theirs = lab.path("staging").join(VOLUME);
+    fs::create_dir_all(&theirs).unwrap();
+    let theirs = theirs.join(format!("backup-{}", id(7)));
+    fs::write(&theirs, b"theirs").unwrap();
+    let config = lab.config();
+    let config = config.to_str().unwrap();
+    let said = run(&mut lab.cinderfs(&["gc", "--older-than", "0", "--delete", "--config", config]));
+    assert_eq!(said, "nothing is left over\n");
+    assert_eq!(fs::read(&theirs).unwrap(), b"theirs");
+}
+
+#[test]
+fn a_name_is_that_of_one_object_whatever_the_option_file_says() {
+    let (lab, dsmc) = Lab::on_tsm("");
+    fs::write(dsmc.server().join("dsm.opt"), "SUBDIR YES\n").unwrap();
+    let nfs = lab.path("nfs");
+    let below = as_cinder(&dsmc, &nfs.join("old"), 1, b"another one");
+    let path = as_cinder(&dsmc, &nfs, 1, b"one");
+    let catalog = lab.path("records");
+    fs::create_dir(&catalog).unwrap();
+    let text = record(1, &path, "file").to_string();
+    fs::write(catalog.join("1.json"), text).unwrap();
+    lab.configure(&format!(
+        "backup_tsm_catalog_path = {}\n",
+        catalog.display()
+    ));
+    let mount = lab.mount();
+    let volume = mount.path("tsm").join(VOLUME);
+    let listed = names(&volume);
+    assert_eq!(listed.len(), 1);
+    assert_eq!(fs::read(volume.join(&listed[0])).unwrap(), b"one");
+    fs::remove_file(volume.join(&listed[0])).unwrap();
+    assert_eq!(dsmc.objects(), [below.to_str().unwrap()]);
 }

@@ -250,7 +250,7 @@ fn there_is_none_counts_only_when_nothing_else_is_said() {
 }
 
 #[test]
-fn a_name_that_may_be_a_damaged_one_of_ours_is_an_error() {
+fn a_name_that_may_be_a_damaged_one_of_ours_is_told_of_and_hides_no_other() {
     let (lab, dsmc) = Lab::on_tsm("backup_tsm_list_images = false\n");
     let folder = lab.path("staging").join(VOLUME);
     as_cinder(&dsmc, &folder, 1, b"one");
@@ -261,12 +261,19 @@ fn a_name_that_may_be_a_damaged_one_of_ours_is_an_error() {
         run(&mut dsmc.command(&["selective".as_ref(), path.as_os_str()]));
         fs::remove_file(&path).unwrap();
         let mount = lab.mount();
-        assert_eq!(list(&mount), Err(libc::EIO), "{odd:?}");
+        assert_eq!(list(&mount), Ok(vec![VOLUME.to_owned()]), "{odd:?}");
+        assert_eq!(names(&mount.path("tsm").join(VOLUME)).len(), 1);
+        let shown = status(&mount);
+        assert_eq!(shown["state"], "unavailable");
+        let error = shown["error"].to_string();
+        assert!(error.contains("no name that is known"), "{error}");
         assert!(lab.log().contains("no name that is known"), "{odd:?}");
         let delete = ["delete".as_ref(), "backup".as_ref(), "-noprompt".as_ref()];
         run(&mut dsmc.command(&[&delete[..], &[path.as_os_str()]].concat()));
-        assert_eq!(list(&mount), Ok(vec![VOLUME.to_owned()]), "{odd:?}");
     }
+    let mount = lab.mount();
+    assert_eq!(list(&mount), Ok(vec![VOLUME.to_owned()]));
+    assert_eq!(status(&mount)["state"], "available");
 }
 
 #[test]
@@ -347,4 +354,162 @@ fn names_begin_as_they_are_told_to_and_the_option_file_is_handed_on() {
         let words = call["arguments"].as_array().unwrap();
         assert!(words.contains(&json!(word)), "{call}");
     }
+}
+
+#[test]
+fn what_is_known_and_not_told_of_is_said_and_kept() {
+    if !is_root_for("a small file system") {
+        return;
+    }
+    let (lab, dsmc) = Lab::on_tsm("");
+    let catalog = lab.path("notes");
+    lab.configure(&format!(
+        "list_ttl = 0\nbackup_tsm_catalog_path = {}\n",
+        catalog.display()
+    ));
+    fs::create_dir(lab.path("staging")).unwrap();
+    let attach = || {
+        run(&mut shell(
+            r#"mount -t tmpfs -o size=10m tmpfs "$1""#,
+            &[lab.path("staging")],
+        ))
+    };
+    let detach = || run(&mut shell(r#"umount -l "$1""#, &[lab.path("staging")]));
+    attach();
+    let mount = lab.mount();
+    let path = model::write(&mount, "a.img", b"one");
+    assert_eq!(status(&mount)["state"], "available");
+    let notes = || model::notes(&catalog).len();
+    // It is listed still, as the kernel has just looked at it.
+    detach();
+    assert_eq!(errno(fs::remove_file(&path)), libc::EIO);
+    assert!(lab.log().contains("it has nothing there"), "{}", lab.log());
+    assert_eq!((notes(), dsmc.objects().len()), (1, 1));
+    drop(mount);
+    let mount = lab.mount();
+    assert_eq!(list(&mount), Ok(vec![]));
+    let shown = status(&mount);
+    assert_eq!(shown["state"], "unavailable");
+    let error = shown["error"].to_string();
+    assert!(error.contains("nor of anything beside that"), "{error}");
+    assert!(error.contains("is mounted there"), "{error}");
+    assert!(error.contains(&dsmc.objects()[0]), "{error}");
+    drop(mount);
+    let config = lab.config();
+    let config = config.to_str().unwrap();
+    run(&mut lab.cinderfs(&["gc", "--older-than", "0", "--delete", "--config", config]));
+    assert_eq!(notes(), 1);
+    attach();
+    let mount = lab.mount();
+    assert_eq!(names(&mount.volume(VOLUME)), ["a.img"]);
+    assert_eq!(status(&mount)["state"], "available");
+    assert_eq!(fs::read(&path).unwrap(), b"one");
+    fs::remove_file(&path).unwrap();
+    assert_eq!((notes(), dsmc.objects().len()), (0, 0));
+    drop(mount);
+    detach();
+}
+
+#[test]
+fn what_is_gone_is_said_and_its_note_can_go() {
+    let (lab, dsmc) = Lab::on_tsm("");
+    let mount = lab.mount();
+    let path = model::write(&mount, "a.img", b"one");
+    model::write(&mount, "b.img", b"two");
+    let id = xattr(&path, "user.cinder.backup_id").unwrap();
+    let id = String::from_utf8(id).unwrap();
+    drop(mount);
+    let object = dsmc.objects().into_iter().find(|path| path.ends_with(&id));
+    let object = object.unwrap();
+    run(&mut dsmc.command(&["delete", "backup", "-noprompt", &object]));
+    let mount = lab.mount();
+    assert_eq!(names(&mount.volume(VOLUME)), ["b.img"]);
+    let shown = status(&mount);
+    assert_eq!(shown["state"], "unavailable");
+    let error = shown["error"].to_string();
+    assert!(
+        error.contains("has no more of") && error.contains(&object),
+        "{error}"
+    );
+    drop(mount);
+    let config = lab.config();
+    let config = config.to_str().unwrap();
+    let done = run(&mut lab.cinderfs(&["gc", "--older-than", "0", "--delete", "--config", config]));
+    assert!(done.contains("1 removed"), "{done}");
+    let mount = lab.mount();
+    assert_eq!(names(&mount.volume(VOLUME)), ["b.img"]);
+    assert_eq!(status(&mount)["state"], "available");
+}
+
+#[test]
+fn one_question_that_fails_hides_no_other_answer() {
+    let (lab, dsmc) = Lab::on_tsm("");
+    let [nfs, devices] = ["nfs", "dev"].map(|name| lab.path(name));
+    as_cinder(&dsmc, &lab.path("staging").join(VOLUME), 1, b"one");
+    let file = as_cinder(&dsmc, &nfs, 2, b"two");
+    let image = as_cinder_image(&dsmc, &devices, 3, b"an image");
+    let catalog = lab.path("records");
+    fs::create_dir(&catalog).unwrap();
+    for (number, path, mode) in [(2, &file, "file"), (3, &image, "image")] {
+        let text = record(number, path, mode).to_string();
+        fs::write(catalog.join(format!("{number}.json")), text).unwrap();
+    }
+    lab.configure(&format!(
+        "list_ttl = 0\nbackup_tsm_catalog_path = {}\n",
+        catalog.display()
+    ));
+    let folder = json!({"fault": "refuse", "value": nfs, "on": ["query-backup"]});
+    let images = json!({"fault": "refuse", "value": "-inactive", "on": ["query-image"]});
+    let by_name = [
+        json!({"fault": "needs-name", "on": ["query-image"]}),
+        json!({"fault": "refuse", "value": devices, "on": ["query-image"]}),
+    ];
+    let listed = |mount: &Mount<'_>| names(&mount.path("tsm").join(VOLUME)).len();
+    for faults in [vec![folder], vec![images], by_name.to_vec()] {
+        dsmc.faults(&json!(faults));
+        let mount = lab.mount();
+        assert_eq!(listed(&mount), 2, "{faults:?}");
+        let shown = status(&mount);
+        assert_eq!(shown["state"], "unavailable", "{faults:?}");
+        let error = shown["error"].to_string();
+        assert!(error.contains("ANS1999E"), "{error}");
+        // What is known stands when the same question fails again.
+        dsmc.faults(&json!([]));
+        wait_for("all is told of", || {
+            listed(&mount) == 3 && status(&mount)["state"] == "available"
+        });
+        dsmc.faults(&json!(faults));
+        wait_for("it is noticed", || {
+            let _ = listed(&mount);
+            status(&mount)["state"] == "unavailable"
+        });
+        assert_eq!(listed(&mount), 3, "{faults:?}");
+    }
+}
+
+#[test]
+fn folders_are_searched_as_deep_as_the_folder_of_stages_was() {
+    let (lab, dsmc) = Lab::on_tsm("");
+    let old = lab.path("old");
+    as_cinder(&dsmc, &old.join(VOLUME), 1, b"one");
+    lab.configure(&format!("backup_tsm_folders = {}\n", old.display()));
+    let mount = lab.mount();
+    let listed = names(&mount.path("tsm/unassigned"));
+    assert_eq!(listed.len(), 1);
+    let path = mount.path("tsm/unassigned").join(&listed[0]);
+    assert_eq!(fs::read(path).unwrap(), b"one");
+}
+
+#[test]
+fn rows_that_wrap_cost_no_further_question_where_they_are_ours() {
+    let (lab, dsmc) = Lab::on_tsm("backup_tsm_list_images = false\n");
+    for number in 1..=3 {
+        let volume = lab.path("staging").join(id(100 + number));
+        as_cinder(&dsmc, &volume, number, b"one");
+    }
+    dsmc.faults(&json!([{"fault": "wrap", "value": 132}]));
+    let mount = lab.mount();
+    assert_eq!(list(&mount).map(|volumes| volumes.len()), Ok(3));
+    assert_eq!(dsmc.count("query-backup"), 1);
+    assert_eq!(status(&mount)["state"], "available");
 }

@@ -77,6 +77,15 @@ pub fn status(mount: &Mount<'_>) -> Value {
     status["backends"][0].clone()
 }
 
+/// Our notes in a catalog.
+pub fn notes(catalog: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(catalog).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .filter(|path| path.to_string_lossy().ends_with(".cinderfs.json"))
+        .collect()
+}
+
 /// Nothing of what was on its way is left in the folder of stages.
 pub fn check_tidy(lab: &Lab) {
     let left = run(&mut crate::common::mount::shell(

@@ -297,6 +297,10 @@ fn a_full_folder_of_stages_is_enospc_and_makes_room() {
     for number in 1..=2 {
         as_cinder(&dsmc, &folder, number, &bytes(number.into(), 6 * MIB));
     }
+    // What a program that was ended has left makes room as well.
+    let left = lab.path("staging/.staged");
+    fs::create_dir(&left).unwrap();
+    fs::write(left.join("left.1.part"), vec![1; 6 * MIB]).unwrap();
     let mount = lab.mount();
     let paths = shown(&mount);
     for number in [1usize, 2, 1] {
@@ -355,4 +359,76 @@ fn two_programs_fetch_an_object_once() {
     run(&mut lab.cinderfs(&["verify", "--config", lab.config().to_str().unwrap()]));
     assert_eq!(reading.join().unwrap(), data);
     assert_eq!(dsmc.count("restore"), 1);
+}
+
+#[test]
+fn each_attempt_has_a_file_of_its_own() {
+    let (lab, dsmc) = Lab::on_tsm("");
+    let data = bytes(10, MIB);
+    as_cinder(&dsmc, &lab.path("staging").join(VOLUME), 1, &data);
+    let mount = lab.mount();
+    let path = shown(&mount).remove(0);
+    dsmc.faults(&json!([{"fault": "killed-at", "value": 500_000, "on": ["restore"]}]));
+    assert_eq!(errno(fs::read(&path)), libc::EIO);
+    dsmc.faults(&json!([]));
+    assert_eq!(fs::read(&path).unwrap(), data);
+    let calls = dsmc.calls();
+    let of = calls.iter().filter(|call| call["operation"] == "restore");
+    let into: Vec<_> = of
+        .map(|call| call["arguments"].as_array().unwrap().last().unwrap())
+        .collect();
+    assert_eq!(into.len(), 2);
+    assert_ne!(into[0], into[1]);
+    check_tidy(&lab);
+}
+
+#[test]
+fn nothing_makes_room_in_vain() {
+    let (lab, dsmc) = Lab::on_tsm("backup_tsm_staging_limit = 5M\n");
+    let folder = lab.path("staging").join(VOLUME);
+    for (number, size) in [(1, 2), (2, 2), (3, 4)] {
+        as_cinder(&dsmc, &folder, number, &bytes(number.into(), size * MIB));
+    }
+    let mount = lab.mount();
+    let paths = shown(&mount);
+    fs::read(&paths[1]).unwrap();
+    let file = fs::File::open(&paths[0]).unwrap();
+    file.read_exact_at(&mut [0], 0).unwrap();
+    wait_for("both have come", || staged(&lab) == 2);
+    // One could go, which would not be enough.
+    assert_eq!(errno(fs::read(&paths[2])), libc::ENOSPC);
+    assert!(lab.log().contains("in use"), "{}", lab.log());
+    assert_eq!(staged(&lab), 2);
+    drop(file);
+    wait_for("there is room", || fs::read(&paths[2]).is_ok());
+    assert_eq!(staged(&lab), 1);
+}
+
+#[test]
+fn only_a_few_are_fetched_at_a_time() {
+    let (lab, dsmc) = Lab::on_tsm("");
+    let folder = lab.path("staging").join(VOLUME);
+    for number in 1..=6 {
+        as_cinder(&dsmc, &folder, number, &bytes(number.into(), MIB));
+    }
+    let mount = lab.mount();
+    let paths = shown(&mount);
+    dsmc.faults(&json!([{"fault": "rate", "value": 1 << 19, "on": ["restore"]}]));
+    std::thread::scope(|scope| {
+        for (path, number) in paths.iter().zip(1..) {
+            scope.spawn(move || assert_eq!(fs::read(path).unwrap(), bytes(number, MIB)));
+        }
+        wait_for("some wait", || {
+            let waiting = status(&mount)["waiting"].clone();
+            waiting
+                .as_str()
+                .is_some_and(|said| said.contains("wait for others"))
+        });
+        wait_for("all are fetched", || {
+            let running = dsmc.running("restore").len();
+            assert!(running <= 4, "{running}");
+            dsmc.count("restore") == 6
+        });
+    });
+    assert_eq!(dsmc.count("restore"), 6);
 }

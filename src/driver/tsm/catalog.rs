@@ -15,10 +15,16 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What the names of our own notes end in.
 const SUFFIX: &str = ".cinderfs.json";
+/// Who changes notes holds a lock on this.
+const LOCK: &str = ".lock";
+/// How long that is waited for: a note is small.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How often it is looked at whether it is free.
+const LOOK: Duration = Duration::from_millis(5);
 /// No record is longer, in bytes; a folder of them may hold other things.
 const LARGEST: u64 = 64 << 20;
 
@@ -44,6 +50,9 @@ pub struct Note {
     /// newer one: it may have either.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<Sent>,
+    /// The server has never been known to have it: it is on its way, or was.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_unconfirmed: bool,
     /// Whose it is, where several backends share a catalog; `None`: nobody knows.
     #[serde(default)]
     pub owner: Option<Owner>,
@@ -137,10 +146,16 @@ impl Catalog {
         };
         for entry in entries {
             let entry = entry.map_err(|e| failed("read", folder, &e))?;
-            let name = entry.file_name();
-            let stat = entry.metadata().map_err(|e| failed("read", folder, &e))?;
-            if name.as_encoded_bytes().starts_with(b".") || !stat.is_file() || stat.len() > LARGEST
-            {
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            let stat = match entry.metadata() {
+                Ok(stat) => stat,
+                // Somebody has removed it just now.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(failed("read", folder, &e)),
+            };
+            if !stat.is_file() || stat.len() > LARGEST {
                 continue;
             }
             let path = entry.path();
@@ -152,7 +167,11 @@ impl Catalog {
     }
 
     fn take(&mut self, path: &Path) -> Result<()> {
-        let text = fs::read(path).map_err(|e| failed("read", path, &e))?;
+        let text = match fs::read(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(failed("read", path, &e)),
+        };
         let odd = |reason: &str| {
             let path = path.display().to_string();
             Error::corrupt("read the record", path, reason)
@@ -199,6 +218,45 @@ pub fn note_of(folder: &Path, id: &str) -> Option<Note> {
 /// # Errors
 /// When the folder cannot be written to.
 pub fn keep(folder: &Path, note: &Note) -> Result<()> {
+    let _lock = lock(folder).map_err(|e| failed("write a note into", folder, &e))?;
+    keep_locked(folder, note)
+}
+
+/// Changes a note as it is now, whatever was last known of it. Gives `None` when there is none
+/// (any more).
+///
+/// # Errors
+/// When the folder cannot be written to.
+pub fn amend(folder: &Path, id: &str, change: impl FnOnce(&mut Note)) -> Result<Option<Note>> {
+    let _lock = lock(folder).map_err(|e| failed("write a note into", folder, &e))?;
+    let Some(mut note) = note_of(folder, id) else {
+        return Ok(None);
+    };
+    change(&mut note);
+    keep_locked(folder, &note)?;
+    Ok(Some(note))
+}
+
+/// The right to change notes, also for other programs, until this is dropped.
+fn lock(folder: &Path) -> std::io::Result<fs::File> {
+    make_private(folder)?;
+    let mut options = fs::File::options();
+    let file = options.create(true).truncate(false).write(true);
+    let file = file.open(folder.join(LOCK))?;
+    let start = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(fs::TryLockError::WouldBlock) if start.elapsed() < PATIENCE => {
+                std::thread::sleep(LOOK);
+            }
+            Err(fs::TryLockError::WouldBlock) => return Err(std::io::ErrorKind::TimedOut.into()),
+            Err(fs::TryLockError::Error(e)) => return Err(e),
+        }
+    }
+}
+
+fn keep_locked(folder: &Path, note: &Note) -> Result<()> {
     let text = serde_json::to_vec_pretty(note)
         .map_err(|e| Error::new(Kind::Invalid, "write", "a note", e))?;
     write(&path_of(folder, &note.id), &text).map_err(|e| failed("write a note into", folder, &e))
@@ -222,6 +280,11 @@ pub fn write(path: &Path, text: &[u8]) -> std::io::Result<()> {
 /// # Errors
 /// When the folder cannot be written to.
 pub fn forget(folder: &Path, id: &str) -> Result<()> {
+    // A folder of records may be anybody's.
+    if !path_of(folder, id).exists() {
+        return Ok(());
+    }
+    let _lock = lock(folder).map_err(|e| failed("remove a note from", folder, &e))?;
     match fs::remove_file(path_of(folder, id)) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             Err(failed("remove a note from", folder, &e))
@@ -252,6 +315,7 @@ mod tests {
             size: 1,
             sha256: None,
             candidates: Vec::new(),
+            is_unconfirmed: false,
             owner: None,
         };
         keep(folder.path(), &note).unwrap();
@@ -264,8 +328,15 @@ mod tests {
         let read = Catalog::read(folder.path()).unwrap();
         assert_eq!(read.notes[ID], note);
         assert!(read.rows.contains_key("b"));
+        // Another program has written since it was last read.
+        keep(folder.path(), &Note { size: 2, ..note }).unwrap();
+        let amended = amend(folder.path(), ID, |note| note.modified = Some(8)).unwrap();
+        let amended = amended.unwrap();
+        assert_eq!((amended.size, amended.modified), (2, Some(8)));
+        assert_eq!(note_of(folder.path(), ID), Some(amended));
         forget(folder.path(), ID).unwrap();
         forget(folder.path(), ID).unwrap();
+        assert_eq!(amend(folder.path(), ID, |_| ()).unwrap(), None);
         assert!(Catalog::read(folder.path()).unwrap().notes.is_empty());
         assert!(
             Catalog::read(Path::new("/nowhere/at/all"))

@@ -4,6 +4,7 @@
 
 use super::catalog::Owner;
 use super::command::{Call, Ended, Runner, Signs};
+use super::gate::Gate;
 use super::names::is_plain;
 use super::option_file::OptionFile;
 use super::rows::{self, Row};
@@ -16,9 +17,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::SemaphorePermit;
 
 /// Below the folder of stages: where the client runs.
 const RUN: &str = ".run";
+
+/// A file is that one, and none of that name in a folder below.
+const EXACT: &str = "-subdir=no";
 
 /// How an object was backed up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -48,6 +53,9 @@ pub struct Client {
     option_file: OptionFile,
     /// It has told of all images at once before: it can.
     tells_all: AtomicBool,
+    questions: Gate,
+    fetches: Gate,
+    sends: Gate,
     /// As which node the server knows us, once it has said so.
     node: Mutex<Option<String>>,
 }
@@ -61,6 +69,9 @@ impl Client {
             options: options.clone(),
             option_file: OptionFile::new(options, &folder),
             tells_all: AtomicBool::new(false),
+            questions: Gate::new("ask for"),
+            fetches: Gate::new("fetch"),
+            sends: Gate::new("send"),
             node: Mutex::default(),
         }
     }
@@ -77,7 +88,34 @@ impl Client {
         Owner::of(&self.options, node.clone())
     }
 
+    /// That some wait for others.
+    pub fn waiting(&self) -> Option<Error> {
+        let gates = [&self.fetches, &self.sends, &self.questions];
+        gates.into_iter().find_map(Gate::waiting)
+    }
+
+    /// Waits until an object may be fetched, until what this gives is dropped.
+    ///
+    /// # Errors
+    /// A fault of the program.
+    pub async fn turn_to_fetch(&self) -> Result<SemaphorePermit<'_>> {
+        self.fetches.pass().await
+    }
+
+    /// The same for one that is sent.
+    ///
+    /// # Errors
+    /// A fault of the program.
+    pub async fn turn_to_send(&self) -> Result<SemaphorePermit<'_>> {
+        self.sends.pass().await
+    }
+
     async fn run(&self, call: Call) -> Result<Ended> {
+        let _place = match call.signs {
+            Signs::None => Some(self.questions.pass().await?),
+            // Who has it fetched or sent has waited already.
+            Signs::File(_) | Signs::Reading => None,
+        };
         let ended = self.runner.run(call).await?;
         if let Some(told) = verdict::node(&ended.text) {
             *self.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
@@ -92,7 +130,8 @@ impl Client {
     pub async fn files(&self, pattern: &Path, deep: bool, all: bool) -> Result<Vec<Row>> {
         let mut words = vec!["-filesonly", "-scrollprompt=no"];
         words.extend(all.then_some("-inactive"));
-        words.extend(deep.then_some("-subdir=yes"));
+        // Whatever an option file says.
+        words.push(if deep { "-subdir=yes" } else { EXACT });
         self.query(Mode::File, &words, Some(pattern)).await
     }
 
@@ -161,7 +200,7 @@ impl Client {
         const OP: &str = "fetch";
         let subject = path.display().to_string();
         let (verb, words): (&[&str], &[&str]) = match mode {
-            Mode::File => (&["restore"], &["-replace=yes", "-latest"]),
+            Mode::File => (&["restore"], &["-replace=yes", "-latest", EXACT]),
             // Into a file, and not onto a device.
             Mode::Image => (&["restore", "image"], &["-noprompt", "-imagetofile"]),
         };
@@ -222,21 +261,25 @@ impl Client {
     }
 
     /// Deletes all versions of an object. Whether they are gone is still to be asked. One
-    /// that is not there is no failure.
+    /// that is not there is no failure: whether there was one is what this gives.
     ///
     /// # Errors
     /// `Denied` when the node may not; those of the client.
-    pub async fn delete(&self, path: &Path, mode: Mode) -> Result<()> {
+    pub async fn delete(&self, path: &Path, mode: Mode) -> Result<Verdict> {
+        let subject = path.display().to_string();
         let all = self.delete_versions(path, mode, "all").await?;
         if !verdict::refuses_option(&all) {
-            return judge("delete", &path.display().to_string(), &all, &[]).map(drop);
+            return judge("delete", &subject, &all, &[]);
         }
         // Older ones know the two kinds only one by one.
+        let mut verdict = Verdict::Nothing;
         for kind in ["active", "inactive"] {
             let ended = self.delete_versions(path, mode, kind).await?;
-            judge("delete", &path.display().to_string(), &ended, &[])?;
+            if judge("delete", &subject, &ended, &[])? == Verdict::Done {
+                verdict = Verdict::Done;
+            }
         }
-        Ok(())
+        Ok(verdict)
     }
 
     async fn delete_versions(&self, path: &Path, mode: Mode, kind: &str) -> Result<Ended> {
@@ -244,7 +287,8 @@ impl Client {
             format!("-objtype={}", mode.name()),
             format!("-deltype={kind}"),
         );
-        let words = ["-noprompt", &of, &kind];
+        let mut words = vec!["-noprompt", &of, &kind];
+        words.extend((mode == Mode::File).then_some(EXACT));
         refuse_pattern("delete", path)?;
         let arguments = self.line(&["delete", "backup"], true, &words, &[path])?;
         let subject = path.display().to_string();

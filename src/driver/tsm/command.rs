@@ -62,6 +62,8 @@ pub enum End {
     Flooded,
     /// It was ended, for nobody wants it to be done any more.
     BrokenOff,
+    /// It has ended, and not all that it has said was heard.
+    CutOff(String),
 }
 
 /// What a client has left.
@@ -112,7 +114,7 @@ impl Runner {
     }
 
     /// Runs the client to its end. It is ended when this is not waited for any more, or when
-    /// its call says so; it has ended when this returns.
+    /// its call says so; it has ended when this returns, if it can be ended at all.
     ///
     /// # Errors
     /// When it cannot be run; what it says is for others to judge.
@@ -132,19 +134,23 @@ impl Runner {
         // A thread of its own, which lives as long as the client: the kernel ends the client
         // with the thread that has started it.
         let work = move || {
-            let ended = match command.spawn() {
+            let (ended, left) = match command.spawn() {
                 Ok(child) => {
                     let is_over = || {
                         let ends = [&*stop, &shared.closing];
                         ends.iter().any(|end| end.load(Ordering::SeqCst))
                     };
                     let is_wanted = || wanted.load(Ordering::SeqCst) && !is_over();
-                    Ok(attend(child, patience, &signs, is_wanted))
+                    let (ended, left) = attend(child, patience, &signs, is_wanted);
+                    (Ok(ended), left)
                 }
-                Err(e) => Err(not_started(op, &subject, &program, &e)),
+                Err(e) => (Err(not_started(op, &subject, &program, &e)), None),
             };
             shared.running.fetch_sub(1, Ordering::SeqCst);
             let _ = tell.send(ended);
+            if let Some(mut child) = left {
+                let _ = child.wait();
+            }
         };
         let started = std::thread::Builder::new().name("dsmc".into()).spawn(work);
         if let Err(e) = started {
@@ -273,6 +279,19 @@ mod tests {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             assert!(stat.is_empty() || stat.contains(" Z "), "{stat}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_heard_to_its_end_is_not_all_that_was_said() {
+        let (folder, runner) = runner();
+        let pid = folder.path().join("pid");
+        // It leaves the group, and the streams are its own as well.
+        let script = format!("setsid sleep 1000 & echo $! > {}; echo all", pid.display());
+        let ended = runner.run(call(&script, 60.0)).await.unwrap();
+        assert!(matches!(ended.end, End::CutOff(_)), "{:?}", ended.end);
+        let pid = std::fs::read_to_string(pid).unwrap();
+        let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+        rustix::process::kill_process(pid, Signal::KILL).unwrap();
     }
 
     #[tokio::test]

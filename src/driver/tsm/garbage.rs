@@ -4,15 +4,16 @@
 use super::Shared;
 use super::catalog::{self, Catalog};
 use super::client::Mode;
+use super::left::lock_of;
 use super::names::{Name, is_id, is_plain};
 use super::option_file::OPTION_FILE;
 use super::spool::SPOOL;
-use super::stage::{ARRIVING, FOLDER, LOCK};
-
+use super::stage::{ARRIVING, FOLDER};
 use crate::driver::{Garbage, GarbageKind};
 use crate::error::{Error, Result};
 use std::collections::HashSet;
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -48,8 +49,33 @@ pub fn find(shared: &Shared, age: Duration, objects: &HashSet<Name>) -> Result<V
             found.push((garbage, suspect));
         }
     };
-    for path in list(&staging.join(SPOOL))? {
-        take(path, GarbageKind::Staged, None);
+    let catalog = Catalog::read(&shared.options.catalog)?;
+    let owner = shared.client.owner();
+    let spools = list(&staging.join(SPOOL))?;
+    let is_spool = |path: &Path| {
+        let file = file_of(path);
+        file.is_some() && spools.iter().any(|spool| file_of(spool) == file)
+    };
+    // Others may have files of such names, whatever for.
+    let is_link = |path: &Path, name: &Name| {
+        let note = catalog.notes.get(&name.id);
+        let is_noted = |note: &catalog::Note| note.is_of(&owner) && note.path == path;
+        note.is_some_and(is_noted) || is_spool(path)
+    };
+    let mut links = Vec::new();
+    for folder in list(staging)?.into_iter().filter(|path| path.is_dir()) {
+        for path in list(&folder)? {
+            let text = path.to_string_lossy().into_owned();
+            if let Some(name) = Name::parse(&text, Mode::File, &shared.options.prefix)
+                && name.own_volume(staging).is_some()
+                && is_link(&path, &name)
+            {
+                links.push((path, name));
+            }
+        }
+    }
+    for path in &spools {
+        take(path.clone(), GarbageKind::Staged, None);
     }
     for path in list(&staging.join(FOLDER))? {
         let is = |extension: &str| path.extension().is_some_and(|found| found == extension);
@@ -63,20 +89,11 @@ pub fn find(shared: &Shared, age: Duration, objects: &HashSet<Name>) -> Result<V
             take(path, GarbageKind::Staged, None);
         }
     }
-    for folder in list(staging)?.into_iter().filter(|path| path.is_dir()) {
-        for path in list(&folder)? {
-            let text = path.to_string_lossy().into_owned();
-            if let Some(name) = Name::parse(&text, Mode::File, &shared.options.prefix)
-                && name.own_volume(staging).is_some()
-            {
-                take(path, GarbageKind::Unfinished, Some(name));
-            }
-        }
+    for (path, name) in links {
+        take(path, GarbageKind::Unfinished, Some(name));
     }
     // Notes on what the server does not have (any more).
-    let catalog = Catalog::read(&shared.options.catalog)?;
     let notes = catalog.notes.into_values();
-    let owner = shared.client.owner();
     let is_ours = |note: &catalog::Note| note.is_of(&owner) && is_plain(&note.path);
     for note in notes.filter(is_ours) {
         let name = Name {
@@ -90,6 +107,19 @@ pub fn find(shared: &Shared, age: Duration, objects: &HashSet<Name>) -> Result<V
         }
     }
     Ok(found)
+}
+
+/// Whether a note says that nobody knows of an object having arrived, and is where that would
+/// have been sent from: the same file system is mounted. Blocks.
+pub fn is_unsent(shared: &Shared, name: &Name) -> bool {
+    let options = &shared.options;
+    let note = catalog::note_of(&options.catalog, &name.id);
+    let device = |path: &Path| Some(fs::symlink_metadata(path).ok()?.dev());
+    let of_note = device(&catalog::path_of(&options.catalog, &name.id));
+    note.is_some_and(|note| note.is_unconfirmed && note.path == name.path)
+        && name.path.starts_with(&options.staging)
+        && of_note.is_some()
+        && of_note == device(&options.staging)
 }
 
 /// What a note that is to be removed is on; `None` when it is no note. Blocks.
@@ -141,6 +171,12 @@ pub fn sweep(shared: &Shared, garbage: &Garbage, objects: &HashSet<Name>) -> Res
     Ok(true)
 }
 
+/// Which file a path names.
+fn file_of(path: &Path) -> Option<(u64, u64)> {
+    let stat = fs::symlink_metadata(path).ok()?;
+    Some((stat.dev(), stat.ino()))
+}
+
 fn is_old(stat: &fs::Metadata, age: Duration) -> bool {
     let modified = stat.modified().unwrap_or(SystemTime::UNIX_EPOCH);
     let since = SystemTime::now().duration_since(modified);
@@ -151,7 +187,7 @@ fn is_old(stat: &fs::Metadata, age: Duration) -> bool {
 fn is_free(shared: &Shared, path: &Path) -> bool {
     let extension = path.extension().unwrap_or_default();
     let lock = if extension == ARRIVING {
-        path.with_extension(LOCK)
+        lock_of(path)
     } else if path.starts_with(&shared.options.catalog) && extension == "json" {
         // Its backup may be on its way.
         let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -1,9 +1,11 @@
 //! The backups that the server has: what the client finds under the names of backups, asked
 //! for when it is older than it may be.
 
+mod absence;
 mod questions;
 
 use super::client::{Client, Mode};
+use super::evidence::Seen;
 use super::found::{Found, Shown, generation};
 use super::names::Name;
 use super::rows::Row;
@@ -12,6 +14,7 @@ use crate::config;
 use crate::driver::Backup;
 use crate::error::{Error, Kind, Result};
 use crate::task::Queue;
+use questions::Answer;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
@@ -36,15 +39,19 @@ pub struct Listing {
 
 #[derive(Debug, Default)]
 struct State {
-    /// When it was asked for last; `None`: it has to be asked for once more.
+    /// When it was asked for last, if it was answered before.
     listed: Option<Instant>,
-    /// It has been asked for and answered before.
-    is_known: bool,
+    /// It is asked again at once.
+    is_stale: bool,
     shown: Shown,
     /// What was changed here while the server was being asked; `None`: it is not.
     edits: Option<Vec<Edit>>,
     /// Why the server could not be asked when that was last tried.
     trouble: Option<Error>,
+    /// Why something may be missing, though the server has answered.
+    lacking: Option<Error>,
+    /// Where the server has told of something.
+    seen: Seen,
     /// How often something went wrong with an object after a part of it was given out.
     failures: HashMap<String, u64>,
     /// What was said of images that were asked for by their names, and when.
@@ -103,8 +110,14 @@ impl Listing {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why listings are older than they should be.
+    /// Why listings are older than they should be, or lack something.
     pub fn trouble(&self) -> Option<Error> {
+        let state = self.lock();
+        state.trouble.clone().or_else(|| state.lacking.clone())
+    }
+
+    /// Why the server could not be asked when that was last tried.
+    pub fn outage(&self) -> Option<Error> {
         self.lock().trouble.clone()
     }
 
@@ -176,12 +189,12 @@ impl Listing {
 
     /// What is staged may tell what the client does not. It is looked at next time.
     pub fn expire(&self) {
-        self.lock().listed = None;
+        self.lock().is_stale = true;
     }
 
     fn is_fresh(&self) -> bool {
-        let listed = self.lock().listed;
-        listed.is_some_and(|at| at.elapsed() < self.list_ttl)
+        let state = self.lock();
+        !state.is_stale && state.listed.is_some_and(|at| at.elapsed() < self.list_ttl)
     }
 
     async fn refreshed(self: &Arc<Self>) -> Result<()> {
@@ -190,7 +203,7 @@ impl Listing {
         }
         let (has_older, is_troubled) = {
             let state = self.lock();
-            (state.is_known, state.trouble.is_some())
+            (state.listed.is_some(), state.trouble.is_some())
         };
         let listing = Arc::clone(self);
         // It goes on when nobody waits any more.
@@ -225,22 +238,33 @@ impl Listing {
     }
 
     async fn refresh(&self) -> Result<()> {
-        self.lock().edits = Some(Vec::new());
+        {
+            let mut state = self.lock();
+            state.edits = Some(Vec::new());
+            state.is_stale = false;
+        }
         let asked = self.ask().await;
         let mut state = self.lock();
         let edits = state.edits.take().unwrap_or_default();
         match asked {
-            Ok((mut shown, missing)) => {
+            Ok(mut answer) => {
+                answer.keep_unanswered(&state.shown);
+                let Answer {
+                    mut shown, lacking, ..
+                } = answer;
                 edits.iter().for_each(|edit| edit.apply(&mut shown));
                 state.shown = shown;
-                state.trouble = missing;
+                state.trouble = None;
+                let was_well = std::mem::replace(&mut state.lacking, lacking).is_none();
+                if let Some(e) = state.lacking.as_ref().filter(|_| was_well) {
+                    tracing::warn!("what else was found is shown: {e}");
+                }
                 state.listed = Some(Instant::now());
-                state.is_known = true;
                 Ok(())
             }
             Err(e) => {
                 let was_well = state.trouble.replace(e.clone()).is_none();
-                if !state.is_known {
+                if state.listed.is_none() {
                     return Err(e);
                 }
                 if was_well {

@@ -4,6 +4,7 @@
 use super::catalog::Sent;
 use super::found::Found;
 use super::growth::{Growth, open_plain, sha256};
+use super::left;
 use super::listing::Listing;
 use super::names::Name;
 use super::rows::Size;
@@ -19,6 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+use uuid::Uuid;
 
 /// How often it is looked at how much has arrived.
 const LOOK: Duration = Duration::from_millis(50);
@@ -43,6 +45,8 @@ pub struct Part {
     is_started: AtomicBool,
     /// It was not fetched: an earlier one was, and kept.
     was_here: AtomicBool,
+    /// Others are fetched before it.
+    is_queued: AtomicBool,
     /// When something has arrived last.
     moved: Mutex<Option<Instant>>,
     state: watch::Sender<State>,
@@ -67,6 +71,7 @@ impl Part {
             sent: sent(found),
             serial,
             was_here: AtomicBool::new(false),
+            is_queued: AtomicBool::new(false),
             shelf: Arc::downgrade(shelf),
             listing: shelf.listing(),
             is_started: AtomicBool::new(false),
@@ -103,7 +108,7 @@ impl Part {
 
     /// That nothing has arrived for a while, though somebody waits for it.
     pub fn waiting(&self) -> Option<Error> {
-        if !self.is_arriving() {
+        if !self.is_arriving() || self.is_queued.load(Ordering::SeqCst) {
             return None;
         }
         let moved = *self.moved.lock().unwrap_or_else(PoisonError::into_inner);
@@ -273,13 +278,23 @@ impl Part {
         let Some(_lock) = self.lock(shelf, &key).await? else {
             return self.here(shelf);
         };
+        self.is_queued.store(true, Ordering::SeqCst);
+        let turn = shelf.client.turn_to_fetch().await;
+        self.is_queued.store(false, Ordering::SeqCst);
+        let _turn = turn?;
+        // One of its own for each attempt: a client that has outlived its program, or cannot
+        // be ended, may still be writing to another.
+        let path = shelf.path(&format!("{key}.{}", Uuid::new_v4().simple()), ARRIVING);
         let room = {
-            let (shelf, key, size) = (Arc::clone(shelf), key.clone(), most(self.size));
-            blocking(move || shelf.reserve(&key, size)).await?
+            let (shelf, key, path) = (Arc::clone(shelf), key.clone(), path.clone());
+            let size = most(self.size);
+            blocking(move || {
+                // What a program that was ended has left. Nobody else has the lock.
+                left::remove_parts(shelf.folder(), &key);
+                shelf.reserve(&path, size)
+            })
+            .await?
         };
-        let path = shelf.path(&key, ARRIVING);
-        // What a program that was ended has left.
-        let _ = fs::remove_file(&path);
         let _part = Removed(path.clone());
         let fetched = self.fetch(shelf, &path).await;
         if fetched.is_err() && shelf.free().is_ok_and(|free| free < 1 << 20) {
@@ -300,7 +315,7 @@ impl Part {
         }
         let sha256 = self.check(&file, size).await?;
         let (shelf, name, date) = (Arc::clone(shelf), self.name.clone(), self.date.clone());
-        blocking(move || shelf.keep(&name, &date, size, sha256)).await?;
+        blocking(move || shelf.keep(&path, &name, &date, size, sha256)).await?;
         drop(room);
         Ok((file, size))
     }

@@ -4,6 +4,7 @@
 use super::catalog;
 use super::client::{Client, Mode};
 use super::found::Found;
+use super::left;
 use super::listing::Listing;
 use super::names::Name;
 use super::part::Part;
@@ -71,8 +72,8 @@ pub struct Shelf {
 struct Parts {
     /// By their keys.
     known: HashMap<String, Arc<Part>>,
-    /// Room that is kept for what is arriving, in bytes, by keys.
-    reserved: HashMap<String, u64>,
+    /// Room that is kept for what is arriving, in bytes, by the files that it comes into.
+    reserved: HashMap<PathBuf, u64>,
     next: u64,
 }
 
@@ -166,6 +167,7 @@ impl Shelf {
     /// When it cannot be kept.
     pub(super) fn keep(
         &self,
+        arrived: &Path,
         name: &Name,
         date: &str,
         size: u64,
@@ -181,10 +183,10 @@ impl Shelf {
             sha256,
             touched: (0, 0),
         };
-        let (arrived, whole) = (self.path(&key, ARRIVING), self.path(&key, WHOLE));
+        let whole = self.path(&key, WHOLE);
         let mut keep = || {
-            File::open(&arrived)?.sync_all()?;
-            fs::rename(&arrived, &whole)?;
+            File::open(arrived)?.sync_all()?;
+            fs::rename(arrived, &whole)?;
             note.touched = touched(&fs::symlink_metadata(&whole)?);
             let text = serde_json::to_vec_pretty(&note).unwrap_or_default();
             catalog::write(&self.path(&key, NOTE), &text)
@@ -219,58 +221,50 @@ impl Shelf {
             .advise("set backup_tsm_staging_path to a folder with room that may be written to")
     }
 
-    /// Keeps room for an object that is about to arrive, until this is dropped.
+    /// Keeps room for an object that is about to arrive in a file, until this is dropped.
     ///
     /// # Errors
     /// `NoSpace`.
-    pub(super) fn reserve(self: &Arc<Self>, key: &str, size: u64) -> Result<Room> {
+    pub(super) fn reserve(self: &Arc<Self>, into: &Path, size: u64) -> Result<Room> {
         make_private(&self.folder).map_err(|e| self.failed("make the folder", &e))?;
-        let subject = || format!("{size} bytes");
         if let Some(limit) = self.limit.filter(|limit| size > *limit) {
             let reason = format!(
                 "backup_tsm_staging_limit is {limit}, and an object has to fit in as a whole"
             );
-            return Err(Error::new(Kind::NoSpace, "stage", subject(), reason).advise("raise it"));
+            let subject = format!("{size} bytes");
+            return Err(Error::new(Kind::NoSpace, "stage", subject, reason).advise("raise it"));
         }
         let mut parts = self.lock();
+        let mut is_swept = false;
         loop {
             let others: u64 = parts.reserved.values().sum();
             let kept = self.kept()?;
-            let used: u64 = kept.iter().map(|kept| kept.size).sum();
+            let used = others + kept.iter().map(|kept| kept.size).sum::<u64>();
             let missing_of_limit = self
                 .limit
-                .map_or(0, |limit| (used + others + size).saturating_sub(limit));
+                .map_or(0, |limit| (used + size).saturating_sub(limit));
             let free = self.free()?;
             // What others have not used yet of their room is still free.
-            let arrived: u64 = parts.reserved.keys().map(|key| self.arrived(key)).sum();
-            let wanted = size + others.saturating_sub(arrived);
-            if missing_of_limit == 0 && wanted <= free {
+            let arrived: u64 = parts.reserved.keys().map(|path| taken(path)).sum();
+            let missing = (size + others.saturating_sub(arrived)).saturating_sub(free);
+            if missing_of_limit == 0 && missing == 0 {
                 break;
             }
+            if missing > 0 && !std::mem::replace(&mut is_swept, true) {
+                left::make_room(&self.folder);
+                continue;
+            }
             let in_use = |key: &str| {
-                parts
-                    .known
-                    .get(key)
-                    .is_some_and(|part| Arc::strong_count(part) > 1)
+                let part = parts.known.get(key);
+                part.is_some_and(|part| Arc::strong_count(part) > 1)
             };
-            let Some(oldest) = kept.iter().find(|kept| !in_use(&kept.key)) else {
-                let (reason, advice) = match missing_of_limit {
-                    0 => (
-                        format!(
-                            "{free} bytes are free in {}, and nothing there can go",
-                            self.folder.display()
-                        ),
-                        "make room, or set backup_tsm_staging_path to a folder with more",
-                    ),
-                    _ => (
-                        format!(
-                            "others that are in use take {} bytes of backup_tsm_staging_limit",
-                            used + others
-                        ),
-                        "wait until they are closed, or raise it",
-                    ),
-                };
-                return Err(Error::new(Kind::NoSpace, "stage", subject(), reason).advise(advice));
+            let can_go: Vec<&Kept> = kept.iter().filter(|kept| !in_use(&kept.key)).collect();
+            let of_limit: u64 = can_go.iter().map(|kept| kept.size).sum();
+            let of_room: u64 = can_go.iter().map(|kept| kept.taken).sum();
+            // Nothing goes in vain.
+            let is_enough = missing_of_limit <= of_limit && missing <= of_room;
+            let Some(oldest) = can_go.first().filter(|_| is_enough) else {
+                return Err(self.no_room(size, missing, free, used - of_limit));
             };
             tracing::debug!("{} makes room", oldest.key);
             for kind in [NOTE, WHOLE] {
@@ -281,16 +275,29 @@ impl Shelf {
                 })?;
             }
         }
-        parts.reserved.insert(key.to_owned(), size);
+        parts.reserved.insert(into.to_owned(), size);
         Ok(Room {
             shelf: Arc::clone(self),
-            key: key.to_owned(),
+            path: into.to_owned(),
         })
     }
 
-    fn arrived(&self, key: &str) -> u64 {
-        use std::os::unix::fs::MetadataExt;
-        fs::metadata(self.path(key, ARRIVING)).map_or(0, |stat| stat.blocks() * 512)
+    fn no_room(&self, size: u64, missing: u64, free: u64, in_use: u64) -> Error {
+        let (reason, advice) = match missing {
+            0 => (
+                format!("others that are in use take {in_use} bytes of backup_tsm_staging_limit"),
+                "wait until they are closed, or raise it",
+            ),
+            _ => (
+                format!(
+                    "{free} bytes are free in {}, and too little there can go",
+                    self.folder.display()
+                ),
+                "make room (`cinderfs gc --delete` removes what programs that were ended have \
+                 left), or set backup_tsm_staging_path to a folder with more",
+            ),
+        };
+        Error::new(Kind::NoSpace, "stage", format!("{size} bytes"), reason).advise(advice)
     }
 
     /// Bytes that are free where the shelf is.
@@ -315,6 +322,7 @@ impl Shelf {
                 kept.push(Kept {
                     key: key.to_owned(),
                     size: stat.len(),
+                    taken: taken(&path),
                     // One without a note is of no use to anybody.
                     used: note.and_then(|note| note.modified()).ok(),
                 });
@@ -323,6 +331,12 @@ impl Shelf {
         kept.sort_by_key(|kept| kept.used);
         Ok(kept)
     }
+}
+
+/// Bytes that a file takes where it is.
+fn taken(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    fs::symlink_metadata(path).map_or(0, |stat| stat.blocks().saturating_mul(512))
 }
 
 fn touched(stat: &fs::Metadata) -> (i64, i64) {
@@ -341,6 +355,8 @@ pub fn make_private(folder: &Path) -> std::io::Result<()> {
 struct Kept {
     key: String,
     size: u64,
+    /// What it takes where it is, in bytes.
+    taken: u64,
     used: Option<SystemTime>,
 }
 
@@ -348,12 +364,12 @@ struct Kept {
 #[derive(Debug)]
 pub struct Room {
     shelf: Arc<Shelf>,
-    key: String,
+    path: PathBuf,
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.shelf.lock().reserved.remove(&self.key);
+        self.shelf.lock().reserved.remove(&self.path);
     }
 }
 

@@ -174,6 +174,12 @@ pub fn judge(op: &'static str, subject: &str, ended: &Ended, allowed: &[u32]) ->
         (End::BrokenOff, _) => {
             return fail(Kind::Unavailable, "it was interrupted".into());
         }
+        (End::CutOff(why), _) => {
+            return fail(
+                Kind::Unavailable,
+                format!("not all that dsmc has said was heard: {why}"),
+            );
+        }
         (End::Flooded, _) => {
             return fail(
                 Kind::Unavailable,
@@ -202,8 +208,9 @@ pub fn judge(op: &'static str, subject: &str, ended: &Ended, allowed: &[u32]) ->
         allowed.contains(&message.number) || HARMLESS.contains(&message.number)
     };
     let is_silent = !messages.iter().any(is_nothing);
-    if is_silent && (code == 0 || code == 8 && !warnings.is_empty() && warnings.iter().all(is_fine))
-    {
+    // A warning that nobody knows may say that something is lacking, whatever the code.
+    let is_fine_code = code == 0 || code == 8 && !warnings.is_empty();
+    if is_silent && is_fine_code && warnings.iter().all(is_fine) {
         return Ok(Verdict::Done);
     }
     let odd = warnings.iter().find(|message| !is_fine(message));
@@ -291,6 +298,7 @@ mod tests {
             (0, "ANS1017E Session rejected", Kind::Unavailable, "reached"),
             (8, "ANS1025E no", Kind::Denied, "backup_tsm_password"),
             (8, "ANS1999W odd", Kind::Unavailable, "code 8: ANS1999W odd"),
+            (0, "ANS1999W odd", Kind::Unavailable, "code 0: ANS1999W odd"),
             (8, "ANS1213W a\nANS1999W odd", Kind::Unavailable, "ANS1999W"),
             (8, "nothing of note", Kind::Unavailable, "nothing of note"),
             (4, "", Kind::Unavailable, "code 4: it said nothing"),

@@ -111,6 +111,7 @@ impl SpooledSink {
             size,
             sha256,
             candidates: Vec::new(),
+            is_unconfirmed: false,
             owner: Some(self.shared.client.owner()),
         }
     }
@@ -187,6 +188,10 @@ impl SpooledSink {
         let device = self.device.get().map(|(device, _)| device.as_path());
         let spool = device.unwrap_or(self.spool.path()).to_owned();
         let path = self.name().path.clone();
+        let _turn = tokio::select! {
+            turn = self.shared.client.turn_to_send() => turn?,
+            e = self.broken_off() => return Err(e),
+        };
         let link = blocking(move || Link::new(&spool, &path)).await?;
         let (client, name) = (&self.shared.client, self.name());
         let sent = client.back_up(&name.path, name.mode, &self.is_broken_off);
@@ -322,6 +327,7 @@ impl BackupSink for SpooledSink {
         // had, for until it says what it has now it may be either.
         let both = Note {
             candidates: self.candidates(&sent, &note).await,
+            is_unconfirmed: sent.published.is_none(),
             ..note.clone()
         };
         let done = async {
@@ -332,12 +338,13 @@ impl BackupSink for SpooledSink {
             Ok(date) => {
                 sent.is_unsure = false;
                 let mut found = self.found(&note, date);
-                if !both.candidates.is_empty()
+                if both != note
                     && let Err(e) = self.keep(note).await
                 {
                     tracing::warn!("{e}");
                     found.note = Some(both);
                 }
+                self.shared.listing.see(self.name()).await;
                 self.shared.shelf.forget(&self.name().key());
                 self.shared.listing.put(found.clone());
                 sent.published = Some(found.clone());
@@ -385,7 +392,8 @@ impl BackupSink for SpooledSink {
         self.spool.clear();
         self.is_changed.store(true, Ordering::SeqCst);
         if sent.is_tried {
-            delete_object(&self.shared, self.name()).await?;
+            let is_listed = sent.published.is_some();
+            delete_object(&self.shared, self.name(), is_listed).await?;
             sent.is_tried = false;
             sent.published = None;
         }
