@@ -52,6 +52,10 @@ impl Objects {
             let entries = fs::read_dir(self.staging().join(folder));
             for entry in entries.into_iter().flatten() {
                 let path = entry.unwrap().path();
+                // The lock on notes stays.
+                if path.ends_with(".lock") {
+                    continue;
+                }
                 found.push((path.display().to_string(), fs::read(&path).unwrap()));
             }
         }
