@@ -67,12 +67,14 @@ mod tests {
             places.push(gate.pass().await.unwrap());
         }
         assert!(gate.waiting().is_none());
+        let look = async {
+            tokio::task::yield_now().await;
+            assert!(gate.waiting().unwrap().to_string().contains("1 wait"));
+        };
         tokio::select! {
             biased;
             _ = gate.pass() => panic!("there is no place"),
-            () = tokio::task::yield_now() => {
-                assert!(gate.waiting().unwrap().to_string().contains("1 wait"));
-            }
+            () = look => {}
         }
         assert!(gate.waiting().is_none());
         places.pop();
