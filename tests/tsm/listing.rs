@@ -455,7 +455,7 @@ fn one_question_that_fails_hides_no_other_answer() {
         fs::write(catalog.join(format!("{number}.json")), text).unwrap();
     }
     lab.configure(&format!(
-        "list_ttl = 0\nbackup_tsm_catalog_path = {}\n",
+        "list_ttl = 1\nbackup_tsm_catalog_path = {}\n",
         catalog.display()
     ));
     let folder = json!({"fault": "refuse", "value": nfs, "on": ["query-backup"]});
