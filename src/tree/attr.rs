@@ -113,8 +113,9 @@ impl Owner {
         let attr = self.attr(ino, FileKind::File, BACKUP_MODE, size, backup.modified_at());
         Attr {
             blocks: data.unwrap_or(size).min(size).div_ceil(512),
-            // Where the holes are is found out when it is opened: ask again then.
-            ttl: if data.is_some() || size == 0 {
+            // Where the holes are is found out when it is opened: ask again then. What cannot
+            // be read may be known by then, too, and of another size.
+            ttl: if backup.fault.is_none() && (data.is_some() || size == 0) {
                 TTL
             } else {
                 Duration::ZERO

@@ -67,7 +67,9 @@ impl Dsmc {
     /// All that was asked so far.
     pub fn calls(&self) -> Vec<Value> {
         let log = fs::read_to_string(self.server().join("calls.log")).unwrap_or_default();
-        log.lines()
+        // The last one may be half written yet.
+        log.split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'))
             .map(|line| serde_json::from_str(line).unwrap())
             .collect()
     }

@@ -18,10 +18,15 @@ const LONGEST_COMMAND: &str = "240";
 pub const USER: &str = "65534";
 
 /// Waits until `done` is true.
-pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+pub fn wait_for(what: &str, done: impl FnMut() -> bool) {
+    wait_so_long(PATIENCE, what, done);
+}
+
+/// The same for what takes longer than all else.
+pub fn wait_so_long(patience: Duration, what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
+        assert!(start.elapsed() < patience, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -10,7 +10,8 @@ pub mod writers;
 
 use crate::common::library::Dice;
 use crate::common::mount::{
-    Lab, MIB, Mount, SMALL_OBJECTS, command, files_in, output, run, shell, wait_for,
+    Lab, MIB, Mount, PATIENCE, SMALL_OBJECTS, command, files_in, output, run, shell, wait_for,
+    wait_so_long,
 };
 use crate::common::share::FileServer;
 use std::fs;
@@ -168,7 +169,10 @@ pub fn wait_for_image(path: &Path, image: &[u8]) {
 /// A server that answers again takes a backup: soon, for it may have to do first what was asked
 /// of it meanwhile, though what is in memory can be read at once.
 pub fn wait_for_backup(source: &Path, target: &Path) {
-    wait_for("it takes a backup", || copy(source, target).is_ok());
+    // In a machine that is emulated, beside other tests, that may be minutes.
+    wait_so_long(4 * PATIENCE, "it takes a backup", || {
+        copy(source, target).is_ok()
+    });
 }
 
 /// How many chunks of backups a server has.
