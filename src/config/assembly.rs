@@ -11,7 +11,7 @@ use super::options::{self, GLOBAL, OF_CINDER, OF_DRIVER, PER_BACKEND};
 use super::place::Homes;
 use super::scope::{DEFAULT, OP, Scope};
 use super::value::{self, Wrong};
-use super::{Backend, Common, Config, Driver, Quotas, Settings, Tsm, drivers};
+use super::{Backend, Common, Config, Quotas, Settings, drivers};
 use crate::error::{Error, Result};
 
 /// The option that makes a section a backend.
@@ -50,9 +50,8 @@ pub(super) fn of_document(document: &Document, environment: &Environment) -> Res
             )
             .at(OP, &header(document, section)));
         }
-        if let Driver::Tsm(options) = &backend.driver {
-            refuse_shared_folders(options, &backends, &header(document, section))?;
-        }
+        drivers::refuse_conflicts(&backend.driver, &backends)
+            .map_err(|wrong| wrong.at(OP, &header(document, section)))?;
         backends.push(backend);
     }
     if backends.is_empty() {
@@ -64,33 +63,6 @@ pub(super) fn of_document(document: &Document, environment: &Environment) -> Res
         .at(OP, &document.whole()));
     }
     Ok(Config { settings, backends })
-}
-
-/// What one backend of the driver tsm has in its folders is nothing that another could know.
-fn refuse_shared_folders(options: &Tsm, others: &[Backend], place: &str) -> Result<()> {
-    let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
-    for other in others {
-        let Driver::Tsm(theirs) = &other.driver else {
-            continue;
-        };
-        for (option, ours, theirs) in [
-            ("backup_tsm_staging_path", &options.staging, &theirs.staging),
-            ("backup_tsm_catalog_path", &options.catalog, &theirs.catalog),
-        ] {
-            if real(ours) == real(theirs) {
-                return Err(Wrong::new(
-                    format!(
-                        "{option} is {} here and for the backend \"{}\"",
-                        ours.display(),
-                        other.name
-                    ),
-                    "give each backend a folder of its own",
-                )
-                .at(OP, place));
-            }
-        }
-    }
-    Ok(())
 }
 
 /// The configuration that a folder alone makes: defaults for all the rest.

@@ -9,7 +9,7 @@ use super::environment::Environment;
 use super::options;
 use super::scope::{Scope, Setting};
 use super::value::{self, Wrong};
-use super::{Chunked, Driver, Posix, ceph, share, swift, tsm};
+use super::{Backend, Chunked, Driver, Posix, ceph, share, swift, tsm};
 use crate::error::Result;
 
 /// Makes the options of a driver from what a section says.
@@ -53,6 +53,14 @@ pub(super) fn build(
 ) -> Result<(&'static str, Driver)> {
     let (name, build) = setting.parse(find)?;
     Ok((name, build(scope, environment)?))
+}
+
+/// That a driver has nothing that only one of them may have together with another backend's.
+pub(super) fn refuse_conflicts(driver: &Driver, others: &[Backend]) -> Result<(), Wrong> {
+    match driver {
+        Driver::Tsm(options) => options.refuse_shared_folders(others),
+        _ => Ok(()),
+    }
 }
 
 /// The options of `posix` for a folder, with what `scope` says of the rest.

@@ -3,10 +3,10 @@
 //!
 //! Must not know how any of this is used.
 
-use super::Driver;
 use super::environment::Environment;
 use super::scope::Scope;
 use super::value::{self, Wrong, text};
+use super::{Backend, Driver};
 use crate::error::Result;
 use crate::secret::Secret;
 use std::path::PathBuf;
@@ -52,6 +52,31 @@ pub struct Tsm {
     pub catalog: PathBuf,
     /// Folders in which Cinder had the files of volumes.
     pub folders: Vec<PathBuf>,
+}
+
+impl Tsm {
+    /// What one backend has in its folders is nothing that another could know.
+    pub(super) fn refuse_shared_folders(&self, others: &[Backend]) -> Result<(), Wrong> {
+        let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+        for other in others {
+            let Driver::Tsm(theirs) = &other.driver else {
+                continue;
+            };
+            for (option, ours, theirs) in [
+                ("backup_tsm_staging_path", &self.staging, &theirs.staging),
+                ("backup_tsm_catalog_path", &self.catalog, &theirs.catalog),
+            ] {
+                if real(ours) == real(theirs) {
+                    let (ours, name) = (ours.display(), &other.name);
+                    return Err(Wrong::new(
+                        format!("{option} is {ours} here and for the backend \"{name}\""),
+                        "give each backend a folder of its own",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The options of the driver `tsm`.

@@ -21,6 +21,18 @@ pub struct BlockKey {
     pub number: u64,
 }
 
+impl BlockKey {
+    /// Of content that has no hashes: a block stands for itself.
+    pub fn without_digests(object: u128, block_size: u32, number: u64) -> Self {
+        Self {
+            object,
+            block_size,
+            digest_size: block_size,
+            number,
+        }
+    }
+}
+
 /// Decoded data of one block, with what is needed to check it against any backup's
 /// list of hashes. It is not checked yet: [`Content::admits`] does that, each time.
 #[derive(Debug, Clone)]

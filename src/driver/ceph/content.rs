@@ -67,12 +67,7 @@ impl RbdContent {
     }
 
     fn block_key(&self, number: u64) -> BlockKey {
-        BlockKey {
-            object: self.key,
-            block_size: BLOCK,
-            digest_size: BLOCK,
-            number,
-        }
+        BlockKey::without_digests(self.key, BLOCK, number)
     }
 }
 
